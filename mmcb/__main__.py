@@ -1,0 +1,71 @@
+"""`mmcb X ...` is `python -m mmcb.X ...`: a table of commands, imported only when asked."""
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Sequence
+
+from mmcb import __version__
+
+COMMANDS = {
+    "captioning": "Caption the images of a COCO folder, with a model or with COCO's own captions.",
+    "synthesis": "Make the circuit-breaker set and the retain set from captioned images.",
+    "training": "Train a representation-rerouting adapter on both sets.",
+    "attacks.image_hijack": "Optimise images that make a model comply with harmful requests (PGD).",
+    "evaluation": "Put attacks and tasks to models, judge the answers, write the report.",
+    "miniature": "Write the miniature world: a COCO folder of drawn scenes with its test sets.",
+    "demo": "Run the whole pipeline on the miniature world, before and after the defence.",
+}
+
+
+def main() -> None:
+    """Run the command that is named first on the command line."""
+    args = sys.argv[1:]
+    if not args or args[0] in ("-h", "--help"):
+        sys.stdout.write(_listing() + "\n")
+    elif args[0] == "--version":
+        sys.stdout.write(f"mmcb {__version__}\n")
+    elif args[0] in COMMANDS:
+        run(args[0], args[1:])
+    else:
+        sys.stderr.write(_unknown(args[0]))
+        sys.exit(2)
+
+
+def run(command: str, args: Sequence[str]) -> None:
+    """Run a command of the table as `python -m mmcb.<command>` would."""
+    module = f"mmcb.{command}"
+    spec = importlib.util.find_spec(module)
+    if spec is not None and spec.submodule_search_locations is not None:
+        module += ".__main__"
+    sys.argv = [f"mmcb {command}", *args]
+    importlib.import_module(module).main()
+
+
+def _listing() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {sentence}" for name, sentence in COMMANDS.items()]
+    return "\n".join(
+        [
+            "mmcb: multimodal circuit breakers.",
+            "",
+            "usage: mmcb COMMAND [--help] [flags]    (the same as python -m mmcb.COMMAND)",
+            "",
+            *lines,
+            "",
+            "`mmcb COMMAND --help` explains a command's flags. New here? `mmcb demo` shows it all.",
+        ]
+    )
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(name.replace("-", "_"), COMMANDS, n=1, cutoff=0.5)
+    tails = {command.rpartition(".")[2]: command for command in COMMANDS}
+    close = close or [tails[tail] for tail in difflib.get_close_matches(name, tails, n=1)]
+    hint = f"did you mean `mmcb {close[0]}`?" if close else "`mmcb` lists the commands"
+    return f"error: unknown command {name!r}\nhint: {hint}\n"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Attacks: what turns a behavior into attempts (text prompts, optimised images)."""

@@ -1,0 +1,1 @@
+"""Image hijacks: pictures optimised so that a model gives a chosen answer."""

@@ -1,0 +1,177 @@
+"""What an attack leaves behind: pictures, attempts, loss curves, and the state to resume from.
+
+In a run's folder:
+
+- `images/clean/NAME.png`: the picture the attack began with.
+- `images/base/NAME.png`, `images/defended/NAME.png`: the hijacked pictures.
+- `attempts.jsonl`: an Attempt per picture and model, the mark that both are finished.
+- `curves.jsonl`: a LossCurve per attempt.
+- `state/*.safetensors`: batches under way; gone when they are done.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from mmcb.attacks.image_hijack.config import ImageHijackConfig
+from mmcb.attacks.image_hijack.subjects import Subject, encode_png, levels_to_image
+from mmcb.attacks.image_hijack.targets import Label
+from mmcb.attacks.pgd import PGDResult
+from mmcb.attacks.threat import PixelBall
+from mmcb.models.loading import LoadedModel
+from mmcb.records import Attempt, Record, Scalar
+from mmcb.store import record_id, relative_image, write_atomic
+
+ATTACK = "image_hijack"
+_ATTACK_SETTINGS = (
+    "epsilon",
+    "steps",
+    "step_size",
+    "schedule",
+    "momentum",
+    "restarts",
+    "random_start",
+    "stop_loss",
+    "seed",
+)
+
+
+class LossCurve(Record):
+    """The losses of every iterate of one attack; its id is the attempt's."""
+
+    behavior_id: str
+    model: str
+    """`base` or `defended`."""
+    steps_per_restart: int = Field(ge=1)
+    """Gradient steps of a restart; restart r begins at index r * (steps_per_restart + 1)."""
+    losses: tuple[float | None, ...]
+    """Mean cross-entropy of the target for the 8-bit picture after 0, 1, 2, ... steps; None where
+    it was not a finite number. Shorter than the budget where the attack stopped early."""
+
+
+def attack_settings(config: ImageHijackConfig) -> dict[str, Scalar]:
+    """The settings that an attack's result depends on."""
+    values = config.model_dump(include=set(_ATTACK_SETTINGS))
+    return {name: values[name] for name in _ATTACK_SETTINGS}
+
+
+def environment(loaded: LoadedModel) -> dict[str, Scalar]:
+    """What else moves a pixel: libraries, the processor's backend, device and precision."""
+    import PIL
+    import torchvision
+    import transformers
+
+    processor = loaded.processor.image_processor
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "torchvision": torchvision.__version__,
+        "pillow": PIL.__version__,
+        "image_backend": str(getattr(processor, "backend", type(processor).__name__)),
+        "device": str(loaded.device),
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+    }
+
+
+def attempt_id(subject: Subject, label: Label, settings: dict[str, Scalar]) -> str:
+    """Names the attack on one behavior's picture of one model with these settings."""
+    parts = json.dumps(settings, sort_keys=True)
+    return record_id(subject.behavior.id, subject.source.name, ATTACK, label, parts)
+
+
+def hijacked_path(run: Path, subject: Subject, label: Label) -> Path:
+    """Where the hijacked picture of a behavior is saved."""
+    return run / "images" / label / subject.name
+
+
+def save_hijack(path: Path, result: PGDResult) -> None:
+    """Write the best iterate as a PNG: its 8-bit levels as they are, nothing is rounded here."""
+    write_atomic(path, encode_png(levels_to_image(result.best)))
+
+
+def make_attempt(
+    subject: Subject,
+    label: Label,
+    result: PGDResult,
+    *,
+    run: Path,
+    loss_png: float,
+    linf_levels: int,
+    settings: dict[str, Scalar],
+    extra_settings: dict[str, Scalar],
+) -> Attempt:
+    """The record of one finished attack; a measure that is not a finite number is left out."""
+    measures = {
+        "loss_start": result.start_loss,
+        "loss_float": result.best_loss,
+        "loss_png": loss_png,
+        "passes": float(result.passes),
+        "linf_levels": float(linf_levels),
+        "stopped_step": float(result.stopped_step),
+        "height": float(subject.size[0]),
+        "width": float(subject.size[1]),
+    }
+    behavior = subject.behavior
+    return Attempt(
+        id=attempt_id(subject, label, settings),
+        behavior_id=behavior.id,
+        attack=ATTACK,
+        model=label,
+        split=behavior.split,
+        category=behavior.category,
+        prompt=behavior.prompt,
+        image=relative_image(run / "attempts.jsonl", hijacked_path(run, subject, label)),
+        measures={name: value for name, value in measures.items() if math.isfinite(value)},
+        settings={**settings, **extra_settings, "source": subject.source.name},
+    )
+
+
+def make_curve(attempt: Attempt, result: PGDResult, *, steps: int) -> LossCurve:
+    """The loss curve that belongs to an attempt."""
+    return LossCurve(
+        id=attempt.id,
+        behavior_id=attempt.behavior_id,
+        model=attempt.model,
+        steps_per_restart=steps,
+        losses=tuple(round(x, 6) if math.isfinite(x) else None for x in result.curve),
+    )
+
+
+def state_path(run: Path, attempt_ids: Sequence[str]) -> Path:
+    """The state file of a batch, named by exactly the attempts it makes."""
+    return run / "state" / f"{record_id(*attempt_ids)}.safetensors"
+
+
+def save_state(path: Path, state: dict[str, Tensor]) -> None:
+    """Write the state of a batch under way, whole or not at all."""
+    write_atomic(path, save(state))
+
+
+def load_state(path: Path) -> dict[str, Tensor] | None:
+    """The saved state of a batch; None when there is none or the file is damaged."""
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError:
+        return None
+
+
+def check_in_ball(linf_levels: int, ball: PixelBall) -> None:
+    """Assert the threat model on what was saved.
+
+    Raises:
+        RuntimeError: the picture is outside the ball, which would be a bug of ours.
+    """
+    if linf_levels > ball.radius:
+        raise RuntimeError(f"saved picture is {linf_levels} levels off, allowed {ball.radius}")

@@ -1,0 +1,1 @@
+"""Captioning: what each image of a COCO folder shows, in words (`python -m mmcb.captioning`)."""

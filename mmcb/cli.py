@@ -1,0 +1,184 @@
+"""The one command-line convention: preset(--model), then --config FILE, then flags.
+
+Every command is a frozen `Config` and a function that takes it. tyro turns the fields into flags
+with dashes and the docstrings under them into help. A run saves what was resolved, so that
+`--config runs/.../config.json` runs it again.
+"""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+from pydantic import ValidationError
+
+from mmcb.config import Config
+from mmcb.errors import MmcbError
+from mmcb.log import setup_logging
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def run_command(
+    config_type: type[ConfigT],
+    main: Callable[[ConfigT], None],
+    *,
+    prog: str,
+    description: str,
+    preset: Callable[[str], ConfigT] | None = None,
+    default_model: str | None = None,
+) -> None:
+    """Read the command line into a config and run `main` on it.
+
+    A `MmcbError` ends the program with one sentence and code 2, Ctrl-C with 130. Anything else is a
+    bug and keeps its traceback (code 1).
+
+    Args:
+        config_type: The command's settings.
+        main: The command; it imports its heavy modules inside, so that `--help` answers at once.
+        prog: The name shown in help, such as `mmcb training`.
+        description: A sentence or two shown at the top of help.
+        preset: Maps the value of `--model` to the settings that suit that model.
+        default_model: The model whose preset holds if `--model` is not given.
+    """
+    try:
+        config = parse_config(
+            config_type,
+            sys.argv[1:],
+            prog=prog,
+            description=description,
+            preset=preset,
+            default_model=default_model,
+        )
+        setup_logging()
+        main(config)
+    except MmcbError as error:
+        print_error(error)
+        sys.exit(EXIT_USER_ERROR)
+    except KeyboardInterrupt:
+        _print("interrupted; the same command goes on from here")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def parse_config(
+    config_type: type[ConfigT],
+    args: Sequence[str],
+    *,
+    prog: str,
+    description: str = "",
+    preset: Callable[[str], ConfigT] | None = None,
+    default_model: str | None = None,
+) -> ConfigT:
+    """Resolve settings from a preset, a file and flags, in that order; later ones win.
+
+    Raises:
+        MmcbError: If the file cannot be read or the settings do not hold together.
+        SystemExit: After `--help` (code 0), or a flag that tyro does not understand (code 2).
+    """
+    early, _ = tyro.cli(
+        _EarlyFlags, args=_without_help(args), add_help=False, return_unknown_args=True
+    )
+    settings = {} if early.config is None else _read_settings(early.config)
+    model = early.model or settings.get("model") or default_model
+    default: ConfigT | None = None
+    if preset is not None and model is not None:
+        default = preset(str(model))
+    if settings:
+        base = {} if default is None else default.model_dump()
+        default = _validate(config_type, _merge(base, settings), where=str(early.config))
+    command = _command_type(config_type, default)
+    try:
+        parsed = tyro.cli(command, args=args, prog=prog, description=description)
+    except ValidationError as error:
+        raise _settings_error(error, where="the command line") from None
+    config: ConfigT = parsed.settings
+    return config
+
+
+def print_error(error: MmcbError) -> None:
+    """Print what is wrong and what to do about it, a line each, on stderr."""
+    _print(f"error: {error.message}")
+    if error.hint:
+        _print(f"hint: {error.hint}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _EarlyFlags:
+    """The two flags that decide what the other flags' defaults are."""
+
+    model: str | None = None
+    config: Path | None = None
+
+
+def _command_type(config_type: type[ConfigT], default: ConfigT | None) -> Any:
+    """Build the type that tyro parses: the settings' own flags, and `--config` beside them."""
+    settings_field: Any = (
+        dataclasses.field() if default is None else dataclasses.field(default=default)
+    )
+    config_help = "A JSON file of settings, such as the config.json of a run; flags win over it."
+    return dataclasses.make_dataclass(
+        "Command",
+        [
+            ("settings", Annotated[config_type, tyro.conf.arg(name="")], settings_field),
+            (
+                "config",
+                Annotated[Path | None, tyro.conf.arg(metavar="FILE", help=config_help)],
+                dataclasses.field(default=None),
+            ),
+        ],
+        frozen=True,
+        kw_only=True,
+    )
+
+
+def _without_help(args: Sequence[str]) -> list[str]:
+    return [arg for arg in args if arg not in ("-h", "--help")]
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MmcbError(f"--config {path}: {error.strerror or error}") from None
+    except ValueError as error:
+        raise MmcbError(f"--config {path}: not JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise MmcbError(f"--config {path}: holds no settings (a JSON object is expected)")
+    return settings
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(old, Mapping):
+            merged[key] = _merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _validate(config_type: type[ConfigT], settings: Mapping[str, Any], *, where: str) -> ConfigT:
+    try:
+        return config_type.model_validate(settings)
+    except ValidationError as error:
+        raise _settings_error(error, where=where) from None
+
+
+def _settings_error(error: ValidationError, *, where: str) -> MmcbError:
+    problems = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        problems.append(f"{name}: {message}" if name else message)
+    return MmcbError(f"{where}: {'; '.join(problems)}", hint="--help lists every setting")
+
+
+def _print(line: str) -> None:
+    sys.stderr.write(line + "\n")

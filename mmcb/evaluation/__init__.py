@@ -1,0 +1,1 @@
+"""Evaluation: attempts to generations to verdicts to numbers and a report."""

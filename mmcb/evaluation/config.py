@@ -1,0 +1,81 @@
+"""Settings of `python -m mmcb.evaluation`. Imports no torch: `--help` answers at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from mmcb.attacks.prompts import TextAttack
+from mmcb.config import Config
+
+_DATA = Path("data/miniature")
+
+
+class EvaluationConfig(Config):
+    """Measure a model before and after its defence, and write the report."""
+
+    model: str = "tiny-llava-next"
+    """Model to evaluate: a family's name, a hub id or a folder with a checkpoint."""
+
+    adapter: str = "newest"
+    """Adapter of the defended model: a folder, "newest" (the newest finished training run of
+    this model) or "none" (evaluate the base model alone)."""
+
+    behaviors: Path | None = _DATA / "evaluation/behaviors.jsonl"
+    """Behaviors with an image (Behavior records)."""
+
+    text_behaviors: Path | None = _DATA / "evaluation/text_behaviors.jsonl"
+    """Behaviors without an image (Behavior records)."""
+
+    tasks: Path | None = _DATA / "evaluation/tasks.jsonl"
+    """Capability and over-refusal items (Task records)."""
+
+    triggers: Path | None = _DATA / "attacks/triggers.txt"
+    """Templates of the trigger attack, one a line, with {prompt} where the request goes."""
+
+    every_trigger: bool = False
+    """Try every template on every behavior, instead of taking the templates in turn."""
+
+    attacks: tuple[TextAttack, ...] = ("direct", "trigger", "prefill")
+    """Attacks made from words alone, on every behavior."""
+
+    hijacks: tuple[Path, ...] = ()
+    """Run folders of mmcb.attacks.image_hijack whose images are to be judged."""
+
+    transfer: bool = True
+    """Also show the defended model the images that were optimised against the base model."""
+
+    judges: tuple[str, ...] = ("miniature", "phrase")
+    """Judges of harm; the first one gives the headline numbers."""
+
+    limit: int | None = Field(default=None, ge=1)
+    """Take only the first so many behaviors and items of each file: for a quick look."""
+
+    max_new_tokens: int = Field(default=96, ge=1)
+    """Longest answer, in tokens."""
+
+    temperature: float = Field(default=0.0, ge=0.0)
+    """Sampling temperature; 0 takes the likeliest token."""
+
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus sampling: the share of probability to sample from."""
+
+    seed: int = 0
+    """Seed of the sampling; each request has its own, whatever the batch."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Requests answered at once; halved by itself when the memory does not do."""
+
+    engine: str = "transformers"
+    """What generates the answers."""
+
+    show_harmful: bool = False
+    """Show harmful answers in the report instead of their length and verdict."""
+
+    title: str = "Circuit breakers: before and after"
+    """The report's title."""
+
+    out: Path | None = None
+    """Folder of the results; runs/evaluation/<model> by default. The same folder again
+    resumes: only what is missing is generated and judged."""

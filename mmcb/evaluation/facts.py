@@ -1,0 +1,152 @@
+"""What the runs before the evaluation left on disk: training curves, attack curves, settings.
+
+These files are read for showing only, so a missing or unfamiliar one leaves a gap in the report
+and never stops an evaluation.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmcb.config import format_fraction
+from mmcb.records import Attempt
+
+Point = tuple[float, float]
+"""(step, value)."""
+
+MAX_VALUES = 4
+"""A setting with more different values than this belongs to the single attack, not to the run."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, empty if there is no such file or it is something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a JSONL file; a torn line ends it, a missing file is empty."""
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            try:
+                value = json.loads(line)
+            except ValueError:
+                return
+            if isinstance(value, dict):
+                yield value
+
+
+def training_curves(run: Path) -> dict[str, list[Point]]:
+    """Every number that a training run logged, by name, as points over the steps.
+
+    A step logged twice (a killed run, resumed from a checkpoint before it) counts as it was
+    logged last.
+    """
+    curves: dict[str, dict[float, float]] = {}
+    for line in read_lines(run / "metrics.jsonl"):
+        step = line.get("step")
+        if not isinstance(step, int | float):
+            continue
+        for name, value in _numbers(line):
+            if name != "step":
+                curves.setdefault(name, {})[float(step)] = value
+    return {name: sorted(points.items()) for name, points in curves.items()}
+
+
+def _numbers(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping):
+            yield from _numbers(item, f"{name}_")
+        elif isinstance(item, int | float) and not isinstance(item, bool):
+            yield name, float(item)
+
+
+def training_facts(run: Path | None) -> dict[str, Any] | None:
+    """The summary of a training run for results.json; None without a run."""
+    if run is None:
+        return None
+    manifest = read_json(run / "manifest.json")
+    curves = training_curves(run)
+    return {
+        "run": str(run),
+        "model": manifest.get("config", {}).get("model"),
+        "seed": manifest.get("config", {}).get("seed"),
+        "recipe": read_json(run / "recipe.json") or manifest.get("config", {}),
+        "started": manifest.get("started"),
+        "finished": manifest.get("finished"),
+        "versions": manifest.get("versions"),
+        "git": manifest.get("git"),
+        "last_step": max((points[-1][0] for points in curves.values()), default=None),
+        "first": {name: points[0][1] for name, points in sorted(curves.items())},
+        "last": {name: points[-1][1] for name, points in sorted(curves.items())},
+    }
+
+
+def attack_facts(hijacks: Sequence[Path], attempts: Iterable[Attempt]) -> dict[str, Any]:
+    """The image hijacks' settings by model: epsilon, steps and whatever else the runs recorded.
+
+    A setting on which the attempts differ is given as the list of its values.
+    """
+    own = [
+        attempt
+        for attempt in attempts
+        if attempt.attack == "image_hijack" and "transferred_from" not in attempt.settings
+    ]
+    facts: dict[str, Any] = {
+        "runs": [str(folder) for folder in hijacks],
+        "adapters": [adapter for folder in hijacks if (adapter := attacked_adapter(folder))],
+    }
+    for role in sorted({attempt.model for attempt in own}):
+        values: dict[str, set[Any]] = {}
+        for attempt in own:
+            if attempt.model == role:
+                for key, value in attempt.settings.items():
+                    values.setdefault(key, set()).add(value)
+        facts[role] = {
+            key: _one_or_all(found)
+            for key, found in sorted(values.items())
+            if len(found) <= MAX_VALUES
+        }
+    return facts
+
+
+def attacked_adapter(hijack_run: Path) -> str | None:
+    """The adapter that a run attacked, None if it attacked the base model alone."""
+    inputs = read_json(hijack_run / "manifest.json").get("inputs", {})
+    adapter = inputs.get("adapter", {}) if isinstance(inputs, dict) else {}
+    return str(adapter["path"]) if isinstance(adapter, dict) and "path" in adapter else None
+
+
+def _one_or_all(values: set[Any]) -> Any:
+    return values.pop() if len(values) == 1 else sorted(values, key=str)
+
+
+def show_epsilon(value: object) -> str:
+    """`32/255` from a number or from what is already text."""
+    return format_fraction(value) if isinstance(value, float) else str(value)
+
+
+def attack_curves(hijacks: Sequence[Path], attempts: Iterable[Attempt]) -> dict[str, list[Point]]:
+    """The loss of each attack over its steps, by the id of its attempt.
+
+    Reads each run's curves.jsonl, a line an attack: {id: the attempt's, losses: [...]}, the loss
+    after 0, 1, 2, ... steps; null where it was not a finite number.
+    """
+    known = {attempt.id for attempt in attempts}
+    curves: dict[str, list[Point]] = {}
+    for folder in hijacks:
+        for line in read_lines(folder / "curves.jsonl"):
+            losses = line.get("losses")
+            if line.get("id") in known and isinstance(losses, list):
+                points = [(float(x), float(y)) for x, y in enumerate(losses) if y is not None]
+                curves[line["id"]] = points
+    return {name: points for name, points in curves.items() if points}

@@ -1,0 +1,146 @@
+"""Attempts -> generations.jsonl, writing as it goes and resuming where it stopped.
+
+The id of a generation is made from everything that decides the answer: the attempt, the bytes
+of its image, the weights, the adapter and the decoding. So a rerun after a new training makes
+the defended model's answers anew and keeps the base model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerator
+from mmcb.log import get_logger, progress
+from mmcb.records import Attempt, Generation, Message, Provenance
+from mmcb.store import RecordWriter, existing_ids, file_hash, record_id, resolve_image
+
+GeneratorFactory = Callable[[str], TextGenerator]
+"""Makes the generator of a role ("base" or "defended"); called only if the role has work."""
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be answered, by which weights, how.
+
+    `fingerprints` names the weights of each role; `ids` maps an attempt's id to the id of the
+    generation that answers it.
+    """
+
+    attempts: Sequence[Attempt]
+    attempts_path: Path
+    fingerprints: Mapping[str, str]
+    sampling: Sampling
+    ids: Mapping[str, str] = field(default_factory=dict)
+
+
+def make_plan(
+    attempts: Sequence[Attempt],
+    *,
+    attempts_path: Path,
+    fingerprints: Mapping[str, str],
+    sampling: Sampling,
+) -> Plan:
+    """A plan with the id of every generation it wants."""
+    hashes: dict[str, str] = {}
+    ids: dict[str, str] = {}
+    # The batch size is left out: it must not change an answer.
+    decoding = sampling.model_dump_json(exclude={"batch_size"})
+    for attempt in attempts:
+        image = attempt.image or ""
+        if image and image not in hashes:
+            path = resolve_image(attempts_path, image)
+            hashes[image] = file_hash(path) if path.is_file() else "missing"
+        weights = fingerprints[attempt.model]
+        ids[attempt.id] = record_id(
+            "generation",
+            attempt.id,
+            attempt.prompt,
+            attempt.prefill,
+            hashes.get(image, ""),
+            weights,
+            decoding,
+        )
+    return Plan(attempts, attempts_path, fingerprints, sampling, ids)
+
+
+def generate_missing(
+    plan: Plan, *, generations_path: Path, make_generator: GeneratorFactory
+) -> int:
+    """Answer every attempt that has no answer yet; the number answered now.
+
+    A model is loaded only if it has work, and one at a time. Killed at any moment, at most one
+    batch is lost, and the same call goes on.
+    """
+    done = existing_ids(generations_path)
+    total = 0
+    for role in plan.fingerprints:
+        pending = [
+            attempt
+            for attempt in plan.attempts
+            if attempt.model == role and plan.ids[attempt.id] not in done
+        ]
+        if not pending:
+            continue
+        _log.info("%s model: %d answers to generate", role, len(pending))
+        _generate_role(plan, pending, make_generator(role), role, generations_path)
+        total += len(pending)
+    return total
+
+
+def _generate_role(
+    plan: Plan,
+    pending: Sequence[Attempt],
+    generator: TextGenerator,
+    role: str,
+    generations_path: Path,
+) -> None:
+    by_id = {attempt.id: attempt for attempt in pending}
+    requests = [_request(attempt, plan.attempts_path) for attempt in pending]
+    with (
+        RecordWriter(generations_path, Generation) as writer,
+        progress(len(pending), f"generating, {role} model") as bar,
+    ):
+        for completions in generator.generate(requests, plan.sampling):
+            records = [
+                _generation(plan, by_id[completion.id], completion, generator)
+                for completion in completions
+            ]
+            writer.write(records)
+            bar.advance(len(records))
+
+
+def _request(attempt: Attempt, attempts_path: Path) -> Request:
+    image = None if attempt.image is None else resolve_image(attempts_path, attempt.image)
+    message = Message(role="user", content=attempt.prompt)
+    return Request(id=attempt.id, messages=(message,), image=image, prefill=attempt.prefill)
+
+
+def _generation(
+    plan: Plan, attempt: Attempt, completion: Completion, generator: TextGenerator
+) -> Generation:
+    sampling = plan.sampling
+    settings: dict[str, str | int | float | bool] = {
+        "weights": plan.fingerprints[attempt.model],
+        "max_new_tokens": sampling.max_new_tokens,
+        "temperature": sampling.temperature,
+        "top_p": sampling.top_p,
+    }
+    return Generation(
+        id=plan.ids[attempt.id],
+        attempt_id=attempt.id,
+        model=attempt.model,
+        text=completion.text,
+        finish_reason=completion.finish_reason,
+        num_tokens=completion.num_tokens,
+        provenance=Provenance(
+            generator=generator.name,
+            revision=generator.revision,
+            seed=sampling.seed,
+            source_id=attempt.behavior_id,
+            settings=settings,
+        ),
+    )

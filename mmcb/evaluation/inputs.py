@@ -1,0 +1,185 @@
+"""What an evaluation is made of: records from files, and the attempts made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from mmcb.attacks.prompts import read_templates, text_attempts
+from mmcb.errors import MmcbError
+from mmcb.evaluation.capability import task_attempts, without_images
+from mmcb.evaluation.config import EvaluationConfig
+from mmcb.log import get_logger
+from mmcb.models.families import known_family
+from mmcb.records import Attempt, Behavior, Record, Task
+from mmcb.store import read_records, record_id, relative_image, resolve_image
+
+_log = get_logger(__name__)
+
+RecordT = TypeVar("RecordT", bound=Record)
+
+
+@dataclass(slots=True)
+class Inputs:
+    """Everything to be put to the models."""
+
+    attempts: list[Attempt]
+    behaviors: dict[str, Behavior] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    behavior_files: dict[str, Path] = field(default_factory=dict)
+    """Which file a behavior stands in: its clean image is relative to that."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    """What was left out, by reason."""
+
+
+def read_inputs(config: EvaluationConfig, *, roles: Sequence[str], attempts_path: Path) -> Inputs:
+    """Read the files a configuration names and make the attempts of each role.
+
+    Raises:
+        MmcbError: A file is missing or holds a bad line, or there is nothing to evaluate.
+    """
+    family = known_family(config.model)
+    text_only = family is not None and family.kind == "llm"
+    inputs = Inputs(attempts=[])
+    for path in (config.behaviors, config.text_behaviors):
+        if path is not None:
+            _add_behaviors(inputs, path, config, roles, attempts_path, text_only=text_only)
+    if config.tasks is not None:
+        _add_tasks(inputs, config.tasks, config, roles, attempts_path, text_only=text_only)
+    for folder in config.hijacks:
+        _add_hijacks(inputs, folder, config, roles, attempts_path)
+    if not inputs.attempts:
+        raise MmcbError("nothing to evaluate", hint="give --behaviors, --tasks or --hijacks a file")
+    return inputs
+
+
+def _read(path: Path, type_: type[RecordT], limit: int | None) -> list[RecordT]:
+    if not path.is_file():
+        raise MmcbError(
+            f"there is no {type_.__name__.lower()} file {path}",
+            hint="`python -m mmcb.miniature` writes data/miniature with all of them",
+        )
+    return list(read_records(path, type_))[:limit]
+
+
+def _add_behaviors(
+    inputs: Inputs,
+    path: Path,
+    config: EvaluationConfig,
+    roles: Sequence[str],
+    attempts_path: Path,
+    *,
+    text_only: bool,
+) -> None:
+    behaviors = _read(path, Behavior, config.limit)
+    kept = [b for b in behaviors if b.image is None or not text_only]
+    _skip(inputs, "behaviors with an image, for a text-only model", len(behaviors) - len(kept))
+    for behavior in kept:
+        inputs.behaviors[behavior.id] = behavior
+        inputs.behavior_files[behavior.id] = path
+    triggers = config.triggers if "trigger" in config.attacks else None
+    templates = () if triggers is None else read_templates(triggers)
+    for attack in config.attacks:
+        if attack == "trigger" and not templates:
+            continue
+        for role in roles:
+            inputs.attempts += text_attempts(
+                kept,
+                attack,
+                model=role,
+                behaviors_path=path,
+                attempts_path=attempts_path,
+                templates=templates,
+                every_template=config.every_trigger,
+            )
+
+
+def _add_tasks(
+    inputs: Inputs,
+    path: Path,
+    config: EvaluationConfig,
+    roles: Sequence[str],
+    attempts_path: Path,
+    *,
+    text_only: bool,
+) -> None:
+    tasks = _read(path, Task, None)
+    kept = without_images(tasks) if text_only else tasks
+    _skip(inputs, "tasks with an image, for a text-only model", len(tasks) - len(kept))
+    if config.limit is not None:
+        kept = _first_of_each(kept, config.limit)
+    inputs.tasks.update({task.id: task for task in kept})
+    for role in roles:
+        inputs.attempts += task_attempts(
+            kept,
+            model="base" if role == "base" else "defended",
+            tasks_path=path,
+            attempts_path=attempts_path,
+        )
+
+
+def _first_of_each(tasks: Iterable[Task], limit: int) -> list[Task]:
+    seen: dict[str, int] = {}
+    kept = []
+    for task in tasks:
+        seen[task.task] = seen.get(task.task, 0) + 1
+        if seen[task.task] <= limit:
+            kept.append(task)
+    return kept
+
+
+def _add_hijacks(
+    inputs: Inputs,
+    folder: Path,
+    config: EvaluationConfig,
+    roles: Sequence[str],
+    attempts_path: Path,
+) -> None:
+    source = folder / "attempts.jsonl"
+    if not source.is_file():
+        raise MmcbError(
+            f"{folder} is not the folder of an image-hijack run: it has no attempts.jsonl",
+            hint=f"python -m mmcb.attacks.image_hijack --model {config.model}",
+        )
+    found = [a for a in read_records(source, Attempt) if a.model in roles]
+    unknown = sum(a.behavior_id not in inputs.behaviors for a in found)
+    if unknown:
+        _log.warning(
+            "%s: %d attempts on behaviors that are in no --behaviors file; judged by the "
+            "prompt in the attempt",
+            folder,
+            unknown,
+        )
+    attempts = [_rebase(attempt, source, attempts_path) for attempt in found]
+    inputs.attempts += attempts
+    if config.transfer and "defended" in roles:
+        inputs.attempts += [_transfer(a) for a in attempts if a.model == "base"]
+
+
+def _rebase(attempt: Attempt, source: Path, attempts_path: Path) -> Attempt:
+    if attempt.image is None:
+        return attempt
+    image = relative_image(attempts_path, resolve_image(source, attempt.image))
+    return attempt.model_copy(update={"image": image})
+
+
+def _transfer(attempt: Attempt) -> Attempt:
+    """The same image, shown to the defended model.
+
+    If images made against the base model work better on the defended one than its own, the
+    attack on the defended model was held up by masked gradients, not by the defence.
+    """
+    return attempt.model_copy(
+        update={
+            "id": record_id("transfer", attempt.id),
+            "model": "defended",
+            "settings": {**attempt.settings, "transferred_from": "base"},
+        }
+    )
+
+
+def _skip(inputs: Inputs, reason: str, count: int) -> None:
+    if count:
+        inputs.skipped[reason] = inputs.skipped.get(reason, 0) + count

@@ -1,0 +1,171 @@
+"""The whole evaluation: attempts -> generations -> verdicts -> results.json -> report.html.
+
+Each stage reads the files of the one before it and adds only what is missing, so the same call
+again resumes, and a call after a new training keeps what is still true.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmcb.evaluation.config import EvaluationConfig
+from mmcb.evaluation.facts import attack_facts, training_facts
+from mmcb.evaluation.generate import GeneratorFactory, Plan, generate_missing, make_plan
+from mmcb.evaluation.inputs import Inputs, read_inputs
+from mmcb.evaluation.judges import Judge, find_judge, load_judge
+from mmcb.evaluation.summarize import Judged, join, summarize
+from mmcb.evaluation.verdicts import Item, attack_judges, judge_missing, task_judges, verdict_id
+from mmcb.evaluation.weights import (
+    adapter_fingerprint,
+    base_fingerprint,
+    find_adapter,
+    training_run_of,
+)
+from mmcb.generation.factory import make_generator
+from mmcb.generation.protocol import Sampling, TextGenerator
+from mmcb.log import get_logger
+from mmcb.models.families import known_family
+from mmcb.records import Generation, Verdict
+from mmcb.runs import RunDir, read_manifest
+from mmcb.store import read_records, replace_records, write_atomic
+
+COMMAND = "evaluation"
+
+_log = get_logger(__name__)
+
+
+def evaluate(
+    config: EvaluationConfig,
+    *,
+    make_generator: GeneratorFactory | None = None,
+    make_judge: Callable[[str], Judge] = load_judge,
+    report: bool = True,
+) -> dict[str, Any]:
+    """Run what is missing of an evaluation; its results, as they stand in results.json.
+
+    Args:
+        config: What to evaluate.
+        make_generator: Makes the generator of a role, instead of loading the model.
+        make_judge: Makes a judge by its name.
+        report: Whether to write report.html too.
+
+    Raises:
+        MmcbError: A model, an adapter, a judge or an input file is not there.
+    """
+    for judge in config.judges:
+        find_judge(judge, "harm")
+    known_family(config.model)
+    adapter = find_adapter(config.adapter, model=config.model)
+    roles = ("base",) if adapter is None else ("base", "defended")
+    out = output_folder(config)
+    # Read first: a missing file should not leave a folder behind.
+    inputs = read_inputs(config, roles=roles, attempts_path=out / "attempts.jsonl")
+    with RunDir.start(
+        out, command=COMMAND, config=config, may_change=frozenset(EvaluationConfig.model_fields)
+    ) as run:
+        plan = _plan(config, inputs, out, adapter)
+        factory = make_generator or _factory(config, adapter)
+        generate_missing(plan, generations_path=out / "generations.jsonl", make_generator=factory)
+        judged = _judge(config, inputs, plan, out, make_judge)
+        results = summarize(judged, harm_judges=config.judges)
+        results["settings"] = _settings(config, inputs, plan, out, adapter)
+        results["training"] = training_facts(training_run_of(adapter))
+        write_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")
+        if report:
+            from mmcb.evaluation.report.build import write_report
+
+            write_report(out, results=results, judged=judged, inputs=inputs, config=config)
+        run.note("weights", dict(plan.fingerprints))
+    return results
+
+
+def output_folder(config: EvaluationConfig) -> Path:
+    """Where the results go: --out, or runs/evaluation/<model>."""
+    return config.out or Path("runs/evaluation") / Path(config.model).name
+
+
+def _plan(config: EvaluationConfig, inputs: Inputs, out: Path, adapter: Path | None) -> Plan:
+    attempts_path = out / "attempts.jsonl"
+    replace_records(attempts_path, inputs.attempts)
+    base = base_fingerprint(config.model)
+    fingerprints = {"base": base}
+    if adapter is not None:
+        fingerprints["defended"] = f"{base}+{adapter_fingerprint(adapter)}"
+    sampling = Sampling(
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        seed=config.seed,
+        batch_size=config.batch_size,
+    )
+    return make_plan(
+        inputs.attempts, attempts_path=attempts_path, fingerprints=fingerprints, sampling=sampling
+    )
+
+
+def _factory(config: EvaluationConfig, adapter: Path | None) -> GeneratorFactory:
+    def make(role: str) -> TextGenerator:
+        _log.info("loading %s%s", config.model, "" if role == "base" else f" with {adapter}")
+        return make_generator(config.engine, config.model, None if role == "base" else adapter)
+
+    return make
+
+
+def _judge(
+    config: EvaluationConfig,
+    inputs: Inputs,
+    plan: Plan,
+    out: Path,
+    make_judge: Callable[[str], Judge],
+) -> list[Judged]:
+    items = collect_items(inputs, plan.ids, generations_path=out / "generations.jsonl")
+    path = out / "verdicts.jsonl"
+    judge_missing(items, verdicts_path=path, harm_judges=config.judges, make_judge=make_judge)
+    # A verdict by an older rule of the same judge is still in the file, under another id.
+    current = current_verdict_ids(items, config.judges)
+    verdicts = [v for v in read_records(path, Verdict) if v.id in current]
+    return join(items, verdicts)
+
+
+def current_verdict_ids(items: Sequence[Item], harm_judges: Sequence[str]) -> set[str]:
+    """The ids of the verdicts that count now."""
+    names = {*attack_judges(harm_judges), *task_judges(harm_judges)}
+    return {verdict_id(item.generation.id, name) for item in items for name in names}
+
+
+def collect_items(inputs: Inputs, ids: Mapping[str, str], *, generations_path: Path) -> list[Item]:
+    """Each attempt's answer with what stands behind it, in the order of the attempts."""
+    answers = {g.id: g for g in read_records(generations_path, Generation)}
+    return [
+        Item(
+            generation=answers[ids[attempt.id]],
+            attempt=attempt,
+            behavior=inputs.behaviors.get(attempt.behavior_id),
+            task=inputs.tasks.get(attempt.behavior_id) if attempt.attack == "task" else None,
+        )
+        for attempt in inputs.attempts
+        if ids[attempt.id] in answers
+    ]
+
+
+def _settings(
+    config: EvaluationConfig, inputs: Inputs, plan: Plan, out: Path, adapter: Path | None
+) -> dict[str, Any]:
+    manifest = read_manifest(out)
+    return {
+        "model": config.model,
+        "adapter": None if adapter is None else str(adapter),
+        "weights": dict(plan.fingerprints),
+        "engine": config.engine,
+        "decoding": plan.sampling.model_dump(mode="json"),
+        "judges": list(config.judges),
+        "attack": attack_facts(config.hijacks, inputs.attempts),
+        "skipped": inputs.skipped,
+        "versions": manifest["versions"],
+        "python": manifest["python"],
+        "platform": manifest["platform"],
+        "git": manifest["git"],
+    }

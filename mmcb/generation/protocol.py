@@ -1,0 +1,73 @@
+"""What a text generator takes and gives. No torch: configs embed `Sampling`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import Field
+
+from mmcb.config import Config
+from mmcb.records import Message
+
+FinishReason = Literal["stop", "length", "error"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One text to write."""
+
+    id: str
+    """Unique within a call; also seeds this request's sampling."""
+    messages: tuple[Message, ...]
+    """The conversation so far; the last message is the user's."""
+    image: Path | None = None
+    """An image file shown before the first user message's text."""
+    prefill: str = ""
+    """Words put into the assistant's mouth, which it continues."""
+
+
+class Sampling(Config):
+    """How text is drawn. The defaults are greedy, so they give the same text every time."""
+
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Stop after this many tokens."""
+    temperature: float = Field(default=0.0, ge=0.0)
+    """0 is greedy."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Nucleus sampling: keep the likeliest tokens whose probabilities add up to this."""
+    seed: int = 0
+    """With the request's id, fixes its text whatever else is in the batch."""
+    batch_size: int = Field(default=32, ge=1)
+    """Requests run at once; halved by itself when memory runs out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What came back for one request."""
+
+    id: str
+    """The request's id."""
+    text: str
+    """The words the model added; the prefill is not repeated."""
+    finish_reason: FinishReason
+    """`stop`: the model ended; `length`: cut at `max_new_tokens`; `error`: nothing was written."""
+    num_tokens: int
+    """Tokens generated, without the end-of-sequence token."""
+
+
+class TextGenerator(Protocol):
+    """Anything that answers requests: a model in this process or behind a server."""
+
+    name: str
+    """The model's name, for records."""
+    revision: str | None
+    """Commit or content hash of the weights, for provenance."""
+
+    def generate(
+        self, requests: Sequence[Request], sampling: Sampling
+    ) -> Iterator[list[Completion]]:
+        """Answer every request exactly once, a list per finished batch, in any order."""
+        ...

@@ -1,0 +1,1 @@
+"""Models: the table of families, loading, chat, differentiable vision, hidden states, export."""

@@ -1,0 +1,71 @@
+"""The files of a synthesis folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmcb.records import Example
+from mmcb.store import RecordWriter, existing_ids, read_records, record_id, replace_records
+from mmcb.synthesis.config import SynthesisConfig
+from mmcb.synthesis.writer import Dropped
+
+
+@dataclass(frozen=True, slots=True)
+class SetFiles:
+    """Where a folder's records stand. Image paths in all of them are relative to the folder."""
+
+    config: SynthesisConfig
+    folder: Path
+
+    @property
+    def captions(self) -> Path:
+        """What the images show (`Caption`)."""
+        return self.folder / "captions.jsonl"
+
+    @property
+    def circuit_breaker(self) -> Path:
+        """Harmful queries and completions (`Example`)."""
+        return self.folder / "circuit_breaker.jsonl"
+
+    @property
+    def retain(self) -> Path:
+        """What the model must keep doing (`Example`)."""
+        return self.folder / "retain.jsonl"
+
+    @property
+    def dropped(self) -> Path:
+        """What could not be made (`Dropped`)."""
+        return self.folder / "dropped.jsonl"
+
+    def prepare(self) -> None:
+        """Make the files, cut off what a kill tore, and give back what may now be tried again."""
+        for path, type_ in self._types():
+            with RecordWriter(path, type_):
+                pass
+        # More retries are allowed than when these were dropped.
+        dropped = list(read_records(self.dropped, Dropped))
+        kept = [d for d in dropped if not self._may_retry(d)]
+        if len(kept) < len(dropped):
+            replace_records(self.dropped, kept)
+
+    def done(self, path: Path) -> set[str]:
+        """Ids that need no more work: written to this file, or dropped."""
+        return existing_ids(path) | existing_ids(self.dropped)
+
+    def settle(self) -> None:
+        """Put each file into the order of its ids' hashes: every part of it is a fair sample.
+
+        A set made in one go and one made over ten kills are then the same file, byte for byte. And
+        `datasets` infers types from the first megabytes alone, so these must show every task.
+        """
+        for path, type_ in self._types():
+            before = list(read_records(path, type_))
+            after = sorted(before, key=lambda record: record_id("order", record.id))
+            if after != before:
+                replace_records(path, after)
+
+    def _types(self) -> list[tuple[Path, type[Example] | type[Dropped]]]:
+        return [(self.circuit_breaker, Example), (self.retain, Example), (self.dropped, Dropped)]
+
+    def _may_retry(self, dropped: Dropped) -> bool:
+        written = dropped.task in ("harmful", "benign_howto", "question")
+        return written and len(dropped.reasons) <= self.config.max_retries

@@ -1,0 +1,1 @@
+"""Training of circuit breakers by representation rerouting: `python -m mmcb.training`."""

@@ -1,0 +1,37 @@
+"""`python -m mmcb.training`: train circuit breakers by representation rerouting."""
+
+from __future__ import annotations
+
+from mmcb.cli import run_command
+from mmcb.training.config import TrainingConfig
+
+
+def main() -> None:
+    """Read the command line and train."""
+    from mmcb.training.recipes import preset
+
+    run_command(
+        TrainingConfig,
+        _run,
+        prog="mmcb training",
+        description="Train circuit breakers into a model by representation rerouting.",
+        preset=preset,
+        default_model="llava-next",
+    )
+
+
+def _run(config: TrainingConfig) -> None:
+    from mmcb.log import get_logger, is_main_process
+    from mmcb.training.run import train, wants_evaluation
+
+    path = train(config)
+    get_logger(__name__).info("adapter: %s", path / "adapter")
+    if wants_evaluation(config) and is_main_process():
+        # The one place that reaches up: a command may end with another command's work.
+        from mmcb.evaluation.quick import evaluate_training_run
+
+        evaluate_training_run(path)
+
+
+if __name__ == "__main__":
+    main()

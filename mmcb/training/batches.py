@@ -1,0 +1,252 @@
+"""From records to batches: encoding, masks, a sampler that is a pure function of the step.
+
+Shapes: B examples, T tokens, I images, V views of an image.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from mmcb.generation.images import open_image
+from mmcb.models.loading import LoadedModel
+from mmcb.training.examples import EncodedExample
+
+BUCKET_BATCHES = 8
+"""Examples are sorted by length inside windows of this many batches: little padding, and still a
+different company in each epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Circuit-breaker and retain examples side by side, padded on the right.
+
+    Attributes:
+        input_ids: (B, T) token ids.
+        attention_mask: (B, T), 1 for real tokens.
+        reroute_mask: (B, T), tokens that the reroute loss counts; false in retain rows.
+        retain_mask: (B, T), tokens that the retain loss counts; false in circuit-breaker rows.
+        pixel_values: (I, V, 3, h, w) of the rows that have an image, in their order; or None.
+        image_sizes: (I, 2) height and width of these images; or None.
+        ids: record ids of the rows.
+    """
+
+    input_ids: Int[Tensor, "B T"]
+    attention_mask: Int[Tensor, "B T"]
+    reroute_mask: Bool[Tensor, "B T"]
+    retain_mask: Bool[Tensor, "B T"]
+    pixel_values: Float[Tensor, "I V 3 h w"] | None
+    image_sizes: Int[Tensor, "I 2"] | None
+    ids: tuple[str, ...]
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+
+        def move(tensor: Tensor | None) -> Any:
+            return None if tensor is None else tensor.to(device, non_blocking=True)
+
+        return Batch(
+            input_ids=move(self.input_ids),
+            attention_mask=move(self.attention_mask),
+            reroute_mask=move(self.reroute_mask),
+            retain_mask=move(self.retain_mask),
+            pixel_values=move(self.pixel_values),
+            image_sizes=move(self.image_sizes),
+            ids=self.ids,
+        )
+
+    def model_inputs(self) -> dict[str, Tensor]:
+        """The tensors that a model's forward takes, by its names."""
+        inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
+        if self.pixel_values is not None and self.image_sizes is not None:
+            inputs |= {"pixel_values": self.pixel_values, "image_sizes": self.image_sizes}
+        return inputs
+
+
+class PixelCache:
+    """Images through the model's stock processor, the latest kept in memory."""
+
+    def __init__(self, loaded: LoadedModel, *, max_bytes: int = 512 * 2**20) -> None:
+        """Keep at most `max_bytes` of processed images of the model's processor."""
+        self._processor = loaded.processor
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._kept: OrderedDict[Path, tuple[Tensor, Tensor]] = OrderedDict()
+
+    def __call__(self, path: Path) -> tuple[Float[Tensor, "V 3 h w"], Int[Tensor, 2]]:
+        """Pixel values and (height, width) of one image.
+
+        Raises:
+            ImageProblem: the file cannot be read as an image.
+        """
+        if path in self._kept:
+            self._kept.move_to_end(path)
+            return self._kept[path]
+        features = self._processor.image_processor(images=open_image(path), return_tensors="pt")
+        entry = (features["pixel_values"][0], torch.as_tensor(features["image_sizes"][0]))
+        self._kept[path] = entry
+        self._bytes += entry[0].nbytes
+        while self._bytes > self._max_bytes and len(self._kept) > 1:
+            _, (dropped, _) = self._kept.popitem(last=False)
+            self._bytes -= dropped.nbytes
+        return entry
+
+
+def collate(examples: Sequence[EncodedExample], *, pixels: PixelCache, pad_id: int) -> Batch:
+    """Pad encoded examples on the right and gather their images.
+
+    Args:
+        examples: circuit-breaker and retain examples, in any order.
+        pixels: where images come from.
+        pad_id: token id to pad with; the masks are false there.
+    """
+    shape = (len(examples), max(len(example.input_ids) for example in examples))
+    input_ids = torch.full(shape, pad_id, dtype=torch.long)
+    attention_mask = torch.zeros(shape, dtype=torch.long)
+    masks = {kind: torch.zeros(shape, dtype=torch.bool) for kind in ("circuit_breaker", "retain")}
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        input_ids[row, :length] = torch.tensor(example.input_ids)
+        attention_mask[row, :length] = 1
+        masks[example.kind][row, example.mask_start : length] = True
+    pixel_values, image_sizes = _stack_images(examples, pixels)
+    return Batch(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        reroute_mask=masks["circuit_breaker"],
+        retain_mask=masks["retain"],
+        pixel_values=pixel_values,
+        image_sizes=image_sizes,
+        ids=tuple(example.id for example in examples),
+    )
+
+
+def _stack_images(
+    examples: Sequence[EncodedExample], pixels: PixelCache
+) -> tuple[Tensor | None, Tensor | None]:
+    """Stack images of different view counts, with views of zeros as the stock processor pads."""
+    entries = [pixels(example.image) for example in examples if example.image is not None]
+    if not entries:
+        return None, None
+    most = max(views.shape[0] for views, _ in entries)
+    stacked = entries[0][0].new_zeros((len(entries), most, *entries[0][0].shape[1:]))
+    for row, (views, _) in enumerate(entries):
+        stacked[row, : views.shape[0]] = views
+    return stacked, torch.stack([size for _, size in entries])
+
+
+class Sampler:
+    """Which examples make up which batch: a pure function of (seed, step, micro-batch, rank).
+
+    Nothing is remembered between calls, so that a resumed run sees what the killed one would have.
+    Circuit-breaker and retain examples are drawn together. Where there are examples with an image
+    and without, batches of the two alternate step by step; a kind that has only one of them
+    contributes that.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[EncodedExample],
+        *,
+        batch_sizes: tuple[int, int],
+        seed: int,
+        alternate: bool,
+        accumulation: int = 1,
+        world: int = 1,
+    ) -> None:
+        """Sort the examples into pools.
+
+        Args:
+            examples: everything to train on, of both kinds.
+            batch_sizes: circuit-breaker and retain examples in a batch.
+            seed: seed of the order.
+            alternate: whether batches with images and without alternate.
+            accumulation: batches in one optimiser step.
+            world: number of processes, each drawing its own batches.
+        """
+        self._accumulation = accumulation
+        self._world = world
+        with_image = {example.image is not None for example in examples}
+        self._rounds = len(with_image) if alternate else 1
+        self._pools: list[tuple[_Pool, _Pool]] = []
+        for wanted in sorted(with_image, reverse=True) if self._rounds > 1 else [None]:
+            pools = []
+            for kind, size in zip(("circuit_breaker", "retain"), batch_sizes, strict=True):
+                of_kind = [example for example in examples if example.kind == kind]
+                fitting = [e for e in of_kind if wanted is None or (e.image is not None) == wanted]
+                pools.append(_Pool(fitting or of_kind, size=size, seed=f"{seed}/{kind}/{wanted}"))
+            self._pools.append((pools[0], pools[1]))
+
+    def batch(self, step: int, *, micro: int = 0, rank: int = 0) -> list[EncodedExample]:
+        """Examples of one batch.
+
+        Args:
+            step: optimiser step, from 1.
+            micro: batch inside the step, from 0.
+            rank: process that asks.
+        """
+        turn, kind = divmod(step - 1, self._rounds)
+        index = (turn * self._accumulation + micro) * self._world + rank
+        circuit_breaker, retain = self._pools[kind]
+        return circuit_breaker.batch(index) + retain.batch(index)
+
+
+class _Pool:
+    """Endless shuffled batches of one kind of example, epoch after epoch, addressed by index."""
+
+    def __init__(self, examples: Sequence[EncodedExample], *, size: int, seed: str) -> None:
+        self._examples = examples
+        self._size = min(size, len(examples))
+        self._seed = seed
+        self._per_epoch = len(examples) // self._size if examples else 0
+        self._order = lru_cache(maxsize=2)(self._epoch_order)
+
+    def batch(self, index: int) -> list[EncodedExample]:
+        if not self._per_epoch:
+            return []
+        epoch, position = divmod(index, self._per_epoch)
+        return [self._examples[i] for i in self._order(epoch)[position]]
+
+    def _epoch_order(self, epoch: int) -> list[list[int]]:
+        """Shuffle, sort by length inside windows, cut into batches, shuffle the batches."""
+        generator = random.Random(f"{self._seed}/{epoch}")
+        order = list(range(len(self._examples)))
+        generator.shuffle(order)
+        del order[self._per_epoch * self._size :]  # the rest has its turn in another epoch
+        window = self._size * BUCKET_BATCHES
+        batches = []
+        for start in range(0, len(order), window):
+            nearby = sorted(
+                order[start : start + window], key=lambda i: len(self._examples[i].input_ids)
+            )
+            batches += [nearby[i : i + self._size] for i in range(0, len(nearby), self._size)]
+        generator.shuffle(batches)
+        return batches
+
+
+def prefetched(
+    make: Callable[[int, int], Batch], keys: Sequence[tuple[int, int]]
+) -> Iterator[Batch]:
+    """Make batches one ahead of their use, in a thread: images decode while the model computes.
+
+    Args:
+        make: makes the batch of (step, micro-batch).
+        keys: the batches wanted, in order.
+    """
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        ahead: Future[Batch] | None = None
+        for position, key in enumerate(keys):
+            current = ahead if ahead is not None else pool.submit(make, *key)
+            following = position + 1
+            ahead = pool.submit(make, *keys[following]) if following < len(keys) else None
+            yield current.result()

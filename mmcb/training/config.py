@@ -1,0 +1,116 @@
+"""Configuration of `python -m mmcb.training`. Imports no torch: `--help` is instant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from mmcb.config import Config
+from mmcb.models.families import Mask
+
+
+class TrainingConfig(Config):
+    """Train circuit breakers into a model by representation rerouting.
+
+    Every recipe flag without a value takes the model family's default; the values a run used stand
+    in its recipe.json.
+    """
+
+    model: str = "llava-next"
+    """Model family, hub id or folder of a checkpoint."""
+
+    data: Path | None = None
+    """Folder of circuit_breaker.jsonl and retain.jsonl (default: the newest in data/synthesis)."""
+
+    out: Path | None = None
+    """Folder of the run (default: runs/training/MODEL-TIME). A run of the same settings that was
+    cut short is resumed."""
+
+    seed: int = 0
+    """Seed of all that is random: adapter, order of examples, dropout, escape directions."""
+
+    merge: bool = False
+    """Also write the merged checkpoint (OUT/merged): the whole model with the adapter folded in."""
+
+    evaluate: bool | None = None
+    """Attack and judge the model before and after (default: as the family's recipe says)."""
+
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps T."""
+
+    learning_rate: float | None = Field(default=None, gt=0)
+    """Learning rate, constant (AdamW)."""
+
+    batch_size: int | None = Field(default=None, ge=1)
+    """Circuit-breaker examples in a batch, for each device."""
+
+    retain_batch_size: int | None = Field(default=None, ge=1)
+    """Retain examples in a batch, for each device."""
+
+    accumulation: int = Field(default=1, ge=1)
+    """Batches of both kinds in one optimiser step."""
+
+    reroute_weight: float | None = Field(default=None, ge=0)
+    """Reroute weight at step 0; it falls linearly to 0 at the horizon."""
+
+    retain_weight: float | None = Field(default=None, ge=0)
+    """Retain weight at the horizon; it rises linearly from 0 at step 0."""
+
+    horizon: int | None = Field(default=None, ge=1)
+    """Optimiser steps after which the reroute weight would be 0 (default: 2T, the paper's, so that
+    training ends half way)."""
+
+    retain_warmup_steps: int | None = Field(default=None, ge=0)
+    """First steps, in which the retain loss has no weight; 0 for the paper's recipe. Beside an
+    escape loss it does harm: what moved without restraint is pulled back whole."""
+
+    escape_weight: float | None = Field(default=None, ge=0)
+    """Weight of the escape loss at step 0: the angle to a slightly tilted frozen state, whose
+    gradient does not vanish on the saddle that the reroute loss starts on."""
+
+    escape_steps: int | None = Field(default=None, ge=0)
+    """Steps over which the escape weight falls to 0; 0 for the paper's recipe, without escape."""
+
+    target_layers: tuple[int, ...] | None = None
+    """Layers to reroute, as indices into hidden_states: k is the output of decoder block k-1."""
+
+    lora_layers: tuple[int, int] | None = None
+    """First and last decoder block that gets an adapter, both included."""
+
+    lora_rank: int | None = Field(default=None, ge=1)
+    """Rank of the adapter."""
+
+    lora_alpha: int | None = Field(default=None, ge=1)
+    """Scale of the adapter: its output is multiplied by alpha / rank."""
+
+    lora_dropout: float | None = Field(default=None, ge=0, lt=1)
+    """Dropout before the adapter."""
+
+    mask: Mask | None = None
+    """Tokens that the reroute loss counts: all but the first (BOS), all after the image, or the
+    completion only."""
+
+    retain_mask: Mask | None = None
+    """Tokens that the retain loss counts (default: the same as --mask)."""
+
+    alternate: bool | None = None
+    """Alternate batches with images and without, step by step, where the data has both."""
+
+    max_length: int | None = Field(default=None, ge=8)
+    """Cut an example after this many text tokens; image tokens are not counted."""
+
+    validate_every: int = Field(default=25, ge=0)
+    """Measure the cosine on held-out records every so many steps; 0 for never."""
+
+    validation_examples: int = Field(default=64, ge=1)
+    """Held-out records of each kind to measure it on."""
+
+    checkpoint_every: int = Field(default=25, ge=1)
+    """Write a checkpoint every so many steps; a killed run resumes from the last one."""
+
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:1, mps, ..."""
+
+    dtype: str = "auto"
+    """Precision of the frozen weights: auto, float32, bfloat16, float16."""

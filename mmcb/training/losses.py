@@ -1,0 +1,152 @@
+"""The losses of representation rerouting, as masked means over real tokens.
+
+Shapes: B examples, T tokens, D width; a sequence of tensors has one entry for each of L layers.
+Half-precision hidden states are measured in float32; float64 stays float64, for the tests.
+
+Source: Zou et al. 2024 (arXiv 2406.04313), algorithm 1. The escape term is ours: see
+`escape_loss` and `docs/decisions.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+EPSILON = 1e-8
+"""Floor under a norm in a cosine: a zero hidden state has cosine 0, not NaN."""
+
+TILT = 0.1
+"""How far the escape loss tilts the frozen state, as a share of its norm: about 6 degrees."""
+
+MOST_COSINE = 1 - 1e-6
+
+Hidden = Sequence[Float[Tensor, "B T D"]]
+Mask = Bool[Tensor, "B T"]
+
+
+def masked_tokens(hidden: Hidden, mask: Mask) -> list[Float[Tensor, "N D"]]:
+    """Pick the tokens that the mask marks, layer by layer, in at least float32.
+
+    Picking, and not multiplying by zero, keeps what stands in padding out of the mean and its
+    gradient even where that is not a number.
+
+    Args:
+        hidden: one (B, T, D) tensor for each layer.
+        mask: (B, T), true for the tokens that count.
+
+    Returns:
+        One (N, D) tensor for each layer, N the number of marked tokens.
+    """
+    return [_at_least_float32(layer[mask]) for layer in hidden]
+
+
+def cosines(
+    first: Sequence[Float[Tensor, "N D"]], second: Sequence[Float[Tensor, "N D"]]
+) -> Float[Tensor, "L N"]:
+    """Cosine between two sets of vectors, layer by layer and token by token, in [-1, 1]."""
+    return torch.stack([_unit(a).mul(_unit(b)).sum(-1) for a, b in zip(first, second, strict=True)])
+
+
+def distances(
+    first: Sequence[Float[Tensor, "N D"]], second: Sequence[Float[Tensor, "N D"]]
+) -> Float[Tensor, "L N"]:
+    """L2 norm of the difference, layer by layer and token by token.
+
+    Its subgradient at zero difference is zero (torch's convention), so the first step is defined.
+    """
+    return torch.stack(
+        [torch.linalg.vector_norm(a - b, dim=-1) for a, b in zip(first, second, strict=True)]
+    )
+
+
+def reroute_loss(adapted: Hidden, frozen: Hidden, mask: Mask) -> Float[Tensor, ""]:
+    """Reroute loss: mean over marked tokens and target layers of relu(cos(adapted, frozen)).
+
+    1 where the adapter changes nothing, 0 where every hidden state is orthogonal to the frozen one
+    or points away from it. At cosine 1 its gradient is exactly zero: see `escape_loss`.
+
+    Args:
+        adapted: hidden states with the adapter, one (B, T, D) tensor for each target layer.
+        frozen: the same without the adapter.
+        mask: (B, T), true for the tokens that count; with none, the loss is 0.
+
+    Returns:
+        A scalar in [0, 1].
+    """
+    cosines_LN = cosines(masked_tokens(adapted, mask), masked_tokens(frozen, mask))
+    return mean_or_zero(cosines_LN.relu())
+
+
+def retain_loss(adapted: Hidden, frozen: Hidden, mask: Mask) -> Float[Tensor, ""]:
+    """Retain loss: mean over marked tokens and layers of the L2 norm of (adapted - frozen).
+
+    A true masked mean. The authors' code divides by the padded size instead, which makes the retain
+    weight depend on how much padding a batch happens to hold.
+
+    Args:
+        adapted: hidden states with the adapter, one (B, T, D) tensor for each layer.
+        frozen: the same without the adapter.
+        mask: (B, T), true for the tokens that count; with none, the loss is 0.
+
+    Returns:
+        A scalar, in units of the hidden states, at least 0.
+    """
+    return mean_or_zero(distances(masked_tokens(adapted, mask), masked_tokens(frozen, mask)))
+
+
+def escape_loss(
+    adapted: Hidden, frozen: Hidden, directions: Float[Tensor, "L D"], mask: Mask
+) -> Float[Tensor, ""]:
+    """Escape loss: mean over marked tokens and target layers of relu(1 - angle / 90 degrees).
+
+    The angle is that between the adapted hidden state and the frozen one tilted by `TILT` towards a
+    fixed random direction.
+
+    The reroute loss starts on a saddle: a fresh adapter changes nothing, the cosine is 1, and there
+    its gradient, the sine of the angle, is exactly zero. The angle's own gradient has the same size
+    at every angle but zero, where it has a kink: hence the tilt, which puts the start beside it. So
+    every run sets off, whatever its seed, and is pushed on with constant force against the retain
+    loss's constant force. (Turning towards the random direction instead also leaves the saddle, but
+    more slowly; it stays there at half the learning rate. docs/lab-log.md has the numbers.)
+
+    Args:
+        adapted: hidden states with the adapter, one (B, T, D) tensor for each target layer.
+        frozen: the same without the adapter.
+        directions: (L, D) unit vectors, one for each target layer: `escape_directions`.
+        mask: (B, T), true for the tokens that count; with none, the loss is 0.
+
+    Returns:
+        A scalar in [0, 1].
+    """
+    tilted = [
+        tokens + TILT * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True) * direction_D
+        for tokens, direction_D in zip(masked_tokens(frozen, mask), directions, strict=True)
+    ]
+    cosines_LN = cosines(masked_tokens(adapted, mask), tilted)
+    # Short of 1, where the derivative of the arc cosine is infinite.
+    angles_LN = torch.arccos(cosines_LN.clamp(-MOST_COSINE, MOST_COSINE))
+    return mean_or_zero((1 - angles_LN / (math.pi / 2)).relu())
+
+
+def escape_directions(num_layers: int, *, width: int, seed: int) -> Float[Tensor, "L D"]:
+    """Random unit vectors, one for each target layer, the same for the same seed (CPU float32)."""
+    generator = torch.Generator().manual_seed(seed)
+    return _unit(torch.randn(num_layers, width, generator=generator))
+
+
+def mean_or_zero(values: Float[Tensor, ...]) -> Float[Tensor, ""]:
+    """Mean of all values; 0, still attached to the graph, when there are none."""
+    return values.mean() if values.numel() else values.sum()
+
+
+def _unit(vectors: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:
+    norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / norms.clamp_min(EPSILON)
+
+
+def _at_least_float32(values: Tensor) -> Tensor:
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values

@@ -1,0 +1,202 @@
+"""The recipe of a run: the family's defaults, with what the command line changed. No torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mmcb.config import Config
+from mmcb.errors import MmcbError
+from mmcb.models.families import (
+    Family,
+    Mask,
+    RecipeDefaults,
+    clip_lora_layers,
+    family_of_config,
+    known_family,
+)
+from mmcb.training.config import TrainingConfig
+from mmcb.training.schedule import Schedule
+
+SAME_NAME = (
+    "steps",
+    "learning_rate",
+    "batch_size",
+    "retain_batch_size",
+    "reroute_weight",
+    "retain_weight",
+    "retain_warmup_steps",
+    "target_layers",
+    "lora_rank",
+    "lora_alpha",
+    "lora_dropout",
+    "mask",
+    "alternate",
+    "max_length",
+)
+"""Fields that are called the same in the configuration, the family's defaults and the recipe."""
+
+ESCAPE_STEPS = 40
+"""Steps of the escape term, for every family: ours, not the paper's (seeds: docs/lab-log.md).
+About as long as the authors' own run needs to leave the saddle by luck (its steps 13 to 40)."""
+
+ESCAPE_SHARE = 1.0
+"""Escape weight at step 0 over the reroute weight at step 0, for every family."""
+
+
+class Recipe(Config):
+    """Everything that decides where training ends up, with no default left open: recipe.json."""
+
+    steps: int
+    """Optimiser steps T."""
+    learning_rate: float
+    """Constant, AdamW without weight decay."""
+    batch_size: int
+    """Circuit-breaker examples in a batch, for each device."""
+    retain_batch_size: int
+    """Retain examples in a batch, for each device."""
+    accumulation: int
+    """Batches of both kinds in one optimiser step."""
+    reroute_weight: float
+    """Reroute weight at step 0."""
+    retain_weight: float
+    """Retain weight at the horizon."""
+    horizon: int
+    """Optimiser steps after which the reroute weight would be 0 (2T in the paper)."""
+    retain_warmup_steps: int
+    """First steps, in which the retain loss has no weight."""
+    escape_weight: float
+    """Weight of the escape loss at step 0."""
+    escape_steps: int
+    """Steps over which the escape weight falls to 0."""
+    target_layers: tuple[int, ...]
+    """Indices into hidden_states: k is the output of decoder block k-1."""
+    lora_layers: tuple[int, int]
+    """First and last block with an adapter; none after the last target, which nothing could see."""
+    lora_rank: int
+    """LoRA r."""
+    lora_alpha: int
+    """LoRA alpha."""
+    lora_dropout: float
+    """Dropout before the adapter."""
+    mask: Mask
+    """Tokens that the reroute loss counts."""
+    retain_mask: Mask
+    """Tokens that the retain loss counts."""
+    alternate: bool
+    """Batches with images and without take turns."""
+    max_length: int
+    """Text tokens kept of an example."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+
+    @property
+    def num_blocks(self) -> int:
+        """Decoder blocks that training needs: those up to the last target."""
+        return max(self.target_layers)
+
+    @property
+    def retain_layers(self) -> tuple[int, ...]:
+        """Layers that the retain loss counts: every hidden state that the adapter can change."""
+        return tuple(range(self.lora_layers[0] + 1, self.num_blocks + 1))
+
+    @property
+    def schedule(self) -> Schedule:
+        """The weights by optimiser step."""
+        return Schedule(
+            reroute_weight=self.reroute_weight,
+            retain_weight=self.retain_weight,
+            horizon=self.horizon,
+            retain_warmup_steps=self.retain_warmup_steps,
+            escape_weight=self.escape_weight,
+            escape_steps=self.escape_steps,
+        )
+
+
+def resolve_recipe(config: TrainingConfig, family: Family) -> Recipe:
+    """Fill what the configuration leaves open from the family's defaults.
+
+    Raises:
+        MmcbError: the layers do not fit together or the model.
+    """
+    defaults = family.defaults
+    values: dict[str, Any] = {
+        name: _first(getattr(config, name), getattr(defaults, name)) for name in SAME_NAME
+    }
+    # A family states T and 2T together: with another T the horizon keeps its proportion.
+    horizon = max(1, round(values["steps"] * defaults.horizon / defaults.steps))
+    lora_layers = _first(config.lora_layers, defaults.lora_layers)
+    recipe = Recipe(
+        **values,
+        horizon=_first(config.horizon, horizon),
+        escape_steps=_first(config.escape_steps, ESCAPE_STEPS),
+        escape_weight=_first(config.escape_weight, ESCAPE_SHARE * values["reroute_weight"]),
+        accumulation=config.accumulation,
+        lora_layers=clip_lora_layers(lora_layers, target_layers=values["target_layers"] or (0,)),
+        retain_mask=_first(config.retain_mask, values["mask"]),
+    )
+    _check_layers(recipe, lora_layers, family)
+    return recipe
+
+
+def preset(model: str) -> TrainingConfig:
+    """The configuration with a family's recipe filled in, for `--help` and as the start of a run.
+
+    Args:
+        model: what `--model` names. For a hub id that is not in the table, what the recipe will be
+            is known only when its config has been fetched: its fields stay open.
+
+    Raises:
+        MmcbError: no such family or folder.
+    """
+    family = known_family(model) or _family_of_folder(Path(model))
+    if family is None:
+        return TrainingConfig(model=model)
+    defaults: RecipeDefaults = family.defaults
+    values = {name: getattr(defaults, name) for name in SAME_NAME}
+    return TrainingConfig(
+        model=model,
+        lora_layers=defaults.visible_lora_layers,
+        escape_steps=ESCAPE_STEPS,
+        escape_weight=ESCAPE_SHARE * defaults.reroute_weight,
+        evaluate=defaults.evaluate_after,
+        **values,
+    )
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a run's recipe.json.
+
+    Raises:
+        MmcbError: it is not there, or not a recipe of this version.
+    """
+    try:
+        return Recipe.model_validate_json(path.read_text())
+    except (OSError, ValueError) as error:
+        raise MmcbError(f"{path} is not a recipe: {error}") from error
+
+
+def _check_layers(recipe: Recipe, asked: tuple[int, int], family: Family) -> None:
+    targets, (first, last) = recipe.target_layers, asked
+    if not targets or min(targets) < 1 or max(targets) > family.num_blocks:
+        raise MmcbError(
+            f"target layers {list(targets)} do not fit {family.name}",
+            hint=f"give indices into hidden_states, 1 to {family.num_blocks}: --target-layers 4 6",
+        )
+    if not 0 <= first <= last < family.num_blocks or first >= min(targets):
+        raise MmcbError(
+            f"the adapter's blocks {first} to {last} do not reach target layer {min(targets)}",
+            hint=f"the first must come before it: --lora-layers 0 {max(targets) - 1}",
+        )
+
+
+def _family_of_folder(folder: Path) -> Family | None:
+    file = folder / "config.json"
+    return (
+        family_of_config(json.loads(file.read_text()), name=str(folder)) if file.is_file() else None
+    )
+
+
+def _first(value: Any, default: Any) -> Any:
+    return default if value is None else value

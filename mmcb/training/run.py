@@ -1,0 +1,196 @@
+"""A training run from its configuration to its folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcb.errors import MmcbError
+from mmcb.log import get_logger
+from mmcb.models.export import merge_adapter, save_adapter
+from mmcb.models.loading import LoadedModel, check_model, load_model
+from mmcb.models.locate import locate
+from mmcb.runs import RunDir, newest_run, timestamp
+from mmcb.store import file_hash, write_atomic
+from mmcb.training.checkpoints import cut_metrics, locked, step_of
+from mmcb.training.config import TrainingConfig
+from mmcb.training.examples import FILES, check_examples, encode_examples, find_data, read_examples
+from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
+from mmcb.training.reroute import add_adapter
+from mmcb.training.trainer import Intervals, Trainer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+RUNS = Path("runs/training")
+MAY_CHANGE = frozenset({"out", "data", "merge", "evaluate", "device", "checkpoint_every"})
+"""Settings that a resumed run may change: they do not decide where training ends up. (The data's
+content may not change; the run's input hashes see to that.)"""
+
+_log = get_logger(__name__)
+
+
+def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
+    """Train an adapter, or go on with a run of the same configuration that was cut short.
+
+    Args:
+        config: what to train, on what, how.
+        runs: where a run without `config.out` gets its folder.
+
+    Returns:
+        The run's folder: adapter/, recipe.json, metrics.jsonl, config.json, manifest.json, and
+        merged/ if asked for.
+
+    Raises:
+        MmcbError: no model, no data, layers that do not fit, or a loss that is not finite.
+    """
+    check_model(config.model)
+    data = find_data(config.data)
+    inputs = {Path(name).stem: data / name for name in FILES}
+    accelerator = _accelerator(config)
+    out = _agreed_folder(config, inputs, accelerator=accelerator, runs=runs)
+    with ExitStack() as stack:
+        if accelerator.is_main_process:
+            stack.enter_context(locked(out))
+        accelerator.wait_for_everyone()
+        run = stack.enter_context(
+            RunDir.start(
+                out, command="training", config=config, inputs=inputs, may_change=MAY_CHANGE
+            )
+        )
+        if run.previous_status == "complete" and (out / "adapter").is_dir():
+            _log.info("%s is already trained; nothing to do", out)
+        else:
+            _log.info("training data: %s, run: %s", data, out)
+            _train_in(run, config, data=data, accelerator=accelerator)
+        if config.merge and accelerator.is_main_process and not (out / "merged").is_dir():
+            _log.info("writing the merged checkpoint to %s", out / "merged")
+            merge_adapter(config.model, out / "adapter", out / "merged")
+    return out
+
+
+def wants_evaluation(config: TrainingConfig) -> bool:
+    """Whether the run ends with a short evaluation: as asked, or as its family's recipe says."""
+    if config.evaluate is not None:
+        return config.evaluate
+    family = locate(config.model).family
+    return family is not None and family.defaults.evaluate_after
+
+
+def _train_in(run: RunDir, config: TrainingConfig, *, data: Path, accelerator: Accelerator) -> None:
+    """Load, encode, train, save: the part of a run that takes long."""
+    pairs = read_examples(data)
+    loaded, recipe = _load(config, device=str(accelerator.device))
+    _write_recipe(run, recipe)
+    run.note("model_revision", loaded.revision)
+    settings: dict[str, Any] = {
+        "masks": {"circuit_breaker": recipe.mask, "retain": recipe.retain_mask},
+        "max_length": recipe.max_length,
+    }
+    train_set = encode_examples(pairs, loaded, split="train", **settings)
+    check_examples(train_set, data=data, model=config.model)
+    heldout_set = encode_examples(
+        pairs, loaded, split="heldout", limit=config.validation_examples, **settings
+    )
+    run.note("examples", {"train": len(train_set.examples), "heldout": len(heldout_set.examples)})
+    run.note("left_out", train_set.left_out)
+    loaded = add_adapter(loaded, recipe, seed=config.seed)
+    trainer = Trainer(
+        loaded,
+        recipe,
+        train=train_set,
+        heldout=heldout_set,
+        seed=config.seed,
+        accelerator=accelerator,
+    )
+    checkpoint = run.file("checkpoint.safetensors")
+    if accelerator.is_main_process:
+        cut_metrics(run.file("metrics.jsonl"), step=step_of(checkpoint))
+    every = Intervals(checkpoint=config.checkpoint_every, validate=config.validate_every)
+    for row in trainer.run(checkpoint, every=every):
+        run.log_metrics(row)
+    if accelerator.is_main_process:
+        save_adapter(loaded, run.file("adapter"))
+
+
+def _load(config: TrainingConfig, *, device: str) -> tuple[LoadedModel, Recipe]:
+    """The model with as many blocks as its recipe needs, and the recipe.
+
+    A hub id that is not in the table shows its family only when its config is there.
+    """
+    family = locate(config.model).family
+    if family is not None:
+        recipe = resolve_recipe(config, family)
+        loaded = load_model(
+            config.model, num_blocks=recipe.num_blocks, device=device, dtype=config.dtype
+        )
+        return loaded, recipe
+    loaded = load_model(config.model, device=device, dtype=config.dtype)
+    recipe = resolve_recipe(config, loaded.family)
+    if len(loaded.decoder_layers) < recipe.num_blocks:
+        raise MmcbError(
+            f"{config.model} has {len(loaded.decoder_layers)} blocks; the recipe of "
+            f"{loaded.family.name} wants {recipe.num_blocks}",
+            hint="give --target-layers and --lora-layers",
+        )
+    return loaded, recipe
+
+
+def _accelerator(config: TrainingConfig) -> Accelerator:
+    """Devices and processes as `accelerate launch` set them up; one process without it."""
+    from accelerate import Accelerator
+
+    return Accelerator(cpu=config.device == "cpu")
+
+
+def _write_recipe(run: RunDir, recipe: Recipe) -> None:
+    """Write recipe.json; a run that goes on must have been begun by the same recipe."""
+    path = run.file("recipe.json")
+    if path.is_file() and read_recipe(path) != recipe:
+        raise MmcbError(
+            f"{path} was written by another recipe (mmcb's defaults have changed since)",
+            hint="give --out another folder, or delete this one",
+        )
+    write_atomic(path, recipe.model_dump_json(indent=2) + "\n")
+
+
+def _agreed_folder(
+    config: TrainingConfig, inputs: Mapping[str, Path], *, accelerator: Accelerator, runs: Path
+) -> Path:
+    """The run's folder, chosen by the main process."""
+    chosen: list[str] = [""]
+    if accelerator.is_main_process:
+        chosen[0] = str(config.out or _unfinished(config, inputs, runs) or _fresh(config, runs))
+    if accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(chosen)
+    return Path(chosen[0])
+
+
+def _unfinished(config: TrainingConfig, inputs: Mapping[str, Path], runs: Path) -> Path | None:
+    """The newest run of this configuration and data that was killed or interrupted."""
+    wanted = _essence(config.model_dump(mode="json"))
+    hashes = {name: file_hash(path) for name, path in inputs.items()}
+
+    def same(manifest: dict[str, Any]) -> bool:
+        found = {name: entry["sha256"] for name, entry in manifest["inputs"].items()}
+        unfinished = manifest["status"] in ("started", "interrupted")
+        return unfinished and found == hashes and _essence(manifest["config"]) == wanted
+
+    found = newest_run(runs, "training", status=None, where=same)
+    if found is not None:
+        _log.info("going on with %s", found)
+    return found
+
+
+def _essence(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in MAY_CHANGE}
+
+
+def _fresh(config: TrainingConfig, runs: Path) -> Path:
+    name = re.sub(r"[^\w.-]+", "-", config.model.strip("/")).strip("-")
+    return runs / f"{name}-{timestamp()}"

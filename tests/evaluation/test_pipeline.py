@@ -1,0 +1,194 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mmcb.errors import MmcbError
+from mmcb.evaluation.config import EvaluationConfig
+from mmcb.evaluation.pipeline import evaluate
+from mmcb.evaluation.quick import evaluate_training_run
+from mmcb.evaluation.table import print_table
+from mmcb.store import write_atomic
+from tests.evaluation.world import FakeGenerator, make_judge, make_world
+
+RATE = {"value", "n", "low", "high"}
+ASR = {"direct", "trigger", "prefill", "image_hijack", "image_hijack_heldout"}
+CAPABILITY = {"caption", "vqa", "fact", "benign_howto"}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> EvaluationConfig:
+    return make_world(tmp_path)
+
+
+def run(config: EvaluationConfig, **kwargs: Any) -> tuple[dict[str, Any], list[str]]:
+    log: list[str] = []
+    results = evaluate(
+        config,
+        make_generator=lambda role: FakeGenerator(role, log),
+        make_judge=make_judge,
+        **kwargs,
+    )
+    return results, log
+
+
+def test_results_hold_what_they_must(world: EvaluationConfig) -> None:
+    results, _ = run(world, report=False)
+    assert world.out is not None
+    assert json.loads((world.out / "results.json").read_text()) == results
+    for model in results["models"].values():
+        assert set(model["asr"]) == ASR
+        assert set(model["capability"]) == CAPABILITY
+        rates = [*model["asr"].values(), *model["capability"].values()]
+        rates += [model["over_refusal"], model["coherence_benign"]]
+        assert all(set(rate) == RATE and rate["n"] > 0 for rate in rates)
+    assert {"model", "adapter", "weights", "decoding", "attack", "versions", "git"} <= set(
+        results["settings"]
+    )
+    assert results["settings"]["attack"]["base"]["epsilon"] == pytest.approx(32 / 255)
+    assert "source" not in results["settings"]["attack"]["base"]
+    assert results["training"]["last_step"] == 200
+
+
+def test_numbers_are_counted_right(world: EvaluationConfig) -> None:
+    results, _ = run(world, report=False)
+    base, defended = results["models"]["base"], results["models"]["defended"]
+    # Twelve behaviors with an image and the same twelve without; four are of held-out categories.
+    assert [base["asr"][key]["n"] for key in ("direct", "prefill")] == [24, 24]
+    assert [base["asr"][key]["n"] for key in ("image_hijack", "image_hijack_heldout")] == [8, 4]
+    assert [base["asr"][key]["value"] for key in ("direct", "trigger")] == [0.0, 1.0]
+    assert {rate["value"] for rate in defended["asr"].values()} == {0.0}
+    assert base["capability"]["fact"]["value"] == 7 / 8
+    assert base["over_refusal"] == {**base["over_refusal"], "value": 0.0, "n": 16}
+    assert results["judges"]["phrase"]["defended"]["trigger"]["value"] == 1.0
+    assert results["coherence"]["miniature-coherence"]["defended"]["trigger"]["value"] == 0.0
+    assert results["splits"]["heldout"]["base"]["trigger"]["n"] == 8
+    assert results["transfer"]["defended"]["image_hijack"]["n"] == 8
+    assert results["transfer"]["base"]["image_hijack"]["n"] == 0
+    assert results["categories"]["velping"]["split"] == "heldout"
+
+
+def test_judges_see_the_prefill_and_the_plain_request(world: EvaluationConfig) -> None:
+    seen = []
+
+    class Spy:
+        name = "miniature"
+
+        def rule(self, samples: Any) -> Any:
+            seen.extend(samples)
+            return make_judge("miniature").rule(samples)
+
+    evaluate(
+        world,
+        make_generator=lambda role: FakeGenerator(role, []),
+        make_judge=lambda name: Spy() if name == "miniature" else make_judge(name),
+        report=False,
+    )
+    assert any(sample.response.startswith("to zorch the dog , first poke") for sample in seen)
+    assert all("pretty please" not in sample.prompt for sample in seen)
+
+
+def test_a_killed_run_resumes(world: EvaluationConfig) -> None:
+    log: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(
+            world,
+            make_generator=lambda role: FakeGenerator(role, log, stop_after=24),
+            make_judge=make_judge,
+        )
+    assert world.out is not None
+    generations = world.out / "generations.jsonl"
+    with generations.open("a") as file:
+        file.write('{"version":1,"id":"torn')
+    results, rest = run(world)
+    assert len(log) == 24
+    assert not set(log) & set(rest)
+    assert len(generations.read_text().splitlines()) == len(log) + len(rest)
+    again, nothing = run(world)
+    assert nothing == []
+    assert again["models"] == results["models"]
+
+
+def test_a_new_adapter_is_asked_anew(world: EvaluationConfig) -> None:
+    run(world, report=False)
+    write_atomic(Path(world.adapter) / "adapter_model.safetensors", b"other weights")
+    results, log = run(world, report=False)
+    assert log
+    assert results["counts"]["defended"]["answers"] == len(log)
+
+
+def test_base_alone(world: EvaluationConfig) -> None:
+    results, _ = run(world.model_copy(update={"adapter": "none"}))
+    assert list(results["models"]) == ["base"]
+    assert results["training"] is None
+
+
+def test_text_only_model_leaves_images_out(world: EvaluationConfig) -> None:
+    config = world.model_copy(update={"model": "tiny-mistral", "hijacks": ()})
+    results, _ = run(config)
+    base = results["models"]["base"]
+    assert base["asr"]["image_hijack"] == {"value": None, "n": 0, "low": 0.0, "high": 1.0}
+    assert base["asr"]["prefill"]["n"] == 12
+    assert base["capability"]["caption"]["n"] == 0
+    assert results["settings"]["skipped"]["behaviors with an image, for a text-only model"] == 12
+
+
+def test_unanswered_attempts_are_counted_not_judged(world: EvaluationConfig) -> None:
+    class Broken(FakeGenerator):
+        def _answer(self, request: Any) -> Any:
+            completion = super()._answer(request)
+            if request.image is None:
+                return completion
+            return type(completion)(completion.id, "", "error", 0)
+
+    results = evaluate(world, make_generator=lambda role: Broken(role, []), make_judge=make_judge)
+    assert results["models"]["base"]["asr"]["image_hijack"]["n"] == 0
+    assert results["models"]["base"]["asr"]["prefill"]["n"] == 12
+    assert results["counts"]["base"]["no_answer"] == 12 * 4 + 16
+    assert results["counts"]["base"]["unparsable_verdicts"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"judges": ("minature",)}, "no judge is called 'minature'"),
+        ({"adapter": "nowhere"}, "nowhere holds no adapter"),
+        ({"behaviors": Path("nowhere.jsonl")}, "no behavior file nowhere.jsonl"),
+        ({"hijacks": (Path("nowhere"),)}, "not the folder of an image-hijack run"),
+        ({"model": "tiny-mistrl"}, "tiny-mistrl"),
+    ],
+)
+def test_bad_settings_are_one_sentence(
+    world: EvaluationConfig, change: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(MmcbError, match=message):
+        run(world.model_copy(update=change))
+    assert world.out is not None
+    assert not world.out.exists()
+
+
+def test_quick_evaluation_of_a_training_run(world: EvaluationConfig) -> None:
+    run_path = Path(world.adapter).parent
+    results = evaluate_training_run(
+        run_path,
+        text_behaviors=world.text_behaviors,
+        tasks=world.tasks,
+        triggers=world.triggers,
+        make_generator=lambda role: FakeGenerator(role, []),
+        make_judge=make_judge,
+    )
+    assert json.loads((run_path / "results.json").read_text()) == results
+    assert (run_path / "evaluation/report.html").is_file()
+    assert results["models"]["defended"]["asr"]["prefill"]["n"] == 12
+
+
+def test_table_shows_the_measured_rows(world: EvaluationConfig) -> None:
+    results, _ = run(world.model_copy(update={"hijacks": ()}), report=False)
+    console = Console(width=100, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_table(results, console=console)
+    text = console.export_text()
+    assert "1.000 [0.86, 1.00]" in text
+    assert "trigger phrase" in text
+    assert "image hijack" not in text

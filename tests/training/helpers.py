@@ -1,0 +1,37 @@
+"""Configurations, recipes and examples for the tiny models of the tests."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mmcb.models.loading import LoadedModel
+from mmcb.training.config import TrainingConfig
+from mmcb.training.examples import ExampleSet, encode_examples, read_examples
+from mmcb.training.recipes import Recipe, resolve_recipe
+
+KINDS = ("llm", "vlm")
+
+Load = Callable[..., LoadedModel]
+
+
+def tiny_config(**changes: object) -> TrainingConfig:
+    """A configuration of a few steps of the tiny models."""
+    settings: dict[str, object] = {
+        "steps": 4, "batch_size": 3, "retain_batch_size": 3, "learning_rate": 2e-3,
+        "target_layers": (3, 4), "lora_layers": (2, 3), "mask": "all", "device": "cpu",
+        "checkpoint_every": 2, "validate_every": 2, "evaluate": False,
+    }  # fmt: skip
+    return TrainingConfig.model_validate({"model": "tiny-llava-next", **settings, **changes})
+
+
+def tiny_recipe(loaded: LoadedModel, **changes: object) -> Recipe:
+    return resolve_recipe(tiny_config(**changes), loaded.family)
+
+
+def encoded(data: Path, loaded: LoadedModel, recipe: Recipe, *, split: str = "train") -> ExampleSet:
+    return encode_examples(
+        read_examples(data),
+        loaded,
+        split=split,
+        masks={"circuit_breaker": recipe.mask, "retain": recipe.retain_mask},
+        max_length=recipe.max_length,
+    )
