@@ -6,6 +6,7 @@ that vLLM's CPU attention takes), a 4-block CLIP tower on 56-pixel tiles of 4 x 
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -102,9 +103,7 @@ def _decoder_config(tokenizer: PreTrainedTokenizerFast) -> MistralConfig:
         max_position_embeddings=1024,
         sliding_window=None,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **_ending_ids(tokenizer),
     )
 
 
@@ -135,9 +134,7 @@ def make_vlm(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlavaNextForCo
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=False,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **_ending_ids(tokenizer),
     )
     model = LlavaNextForConditionalGeneration(config)
     _initialise(model, seed=seed)
@@ -146,11 +143,12 @@ def make_vlm(tokenizer: PreTrainedTokenizerFast, *, seed: int) -> LlavaNextForCo
 
 
 def _generation_config(tokenizer: PreTrainedTokenizerFast) -> GenerationConfig:
-    return GenerationConfig(
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    return GenerationConfig(**_ending_ids(tokenizer))
+
+
+def _ending_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
+    names = ("bos_token_id", "eos_token_id", "pad_token_id")
+    return {name: getattr(tokenizer, name) for name in names}
 
 
 def _initialise(model: nn.Module, *, seed: int) -> None:

@@ -15,9 +15,7 @@ from torch import nn
 
 from mmcb.errors import MmcbError
 from mmcb.models.families import Family, family_of_config
-from mmcb.models.locate import Location, check_model, locate
-
-__all__ = ["LoadedModel", "check_model", "load_model"]
+from mmcb.models.locate import Location, locate
 
 _HASH_LIMIT_BYTES = 1 << 30
 """Local weights up to this size are hashed for provenance; a 7B folder would take a minute."""

@@ -22,6 +22,9 @@ def main() -> None:
 
 def _run(config: TrainingConfig) -> None:
     from mmcb.log import get_logger, is_main_process
+    from mmcb.models.locate import check_model
+
+    check_model(config.model)  # before torch is imported, which takes seconds
     from mmcb.training.run import train, wants_evaluation
 
     path = train(config)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from mmcb.errors import MmcbError
 from mmcb.log import get_logger
 from mmcb.models.export import merge_adapter, save_adapter
-from mmcb.models.loading import LoadedModel, check_model, load_model
-from mmcb.models.locate import locate
+from mmcb.models.loading import LoadedModel, load_model
+from mmcb.models.locate import check_model, locate
 from mmcb.runs import RunDir, newest_run, timestamp
 from mmcb.store import file_hash, write_atomic
 from mmcb.training.checkpoints import cut_metrics, locked, step_of

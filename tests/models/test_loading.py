@@ -8,7 +8,8 @@ from peft import LoraConfig, get_peft_model
 
 from mmcb.errors import MmcbError
 from mmcb.models import locate
-from mmcb.models.loading import LoadedModel, check_model, load_model
+from mmcb.models.loading import LoadedModel, load_model
+from mmcb.models.locate import check_model
 
 
 def test_a_folder_gives_a_frozen_model_in_eval_mode(vlm: LoadedModel, llm: LoadedModel) -> None:
