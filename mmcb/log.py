@@ -40,7 +40,8 @@ def console() -> Console:
 
 def get_logger(name: str) -> logging.Logger:
     """Return the logger of a module; pass `__name__`."""
-    return logging.getLogger(name)
+    # `python -m mmcb.demo` calls the module __main__, whose logger nobody listens to.
+    return logging.getLogger("mmcb" if name == "__main__" else name)
 
 
 def setup_logging(*, level: int = logging.INFO) -> None:

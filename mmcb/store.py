@@ -191,6 +191,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def folder_hash(folder: Path) -> str:
+    """Twelve hex digits over the weights and JSON files right in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".safetensors", ".json") and path.is_file():
+            digest.update(f"{path.name} {file_hash(path)}\n".encode())
+    return digest.hexdigest()[:12]
+
+
 def resolve_image(jsonl_path: Path, image: str) -> Path:
     """Return the absolute path of an image named in a JSONL file."""
     return Path(os.path.abspath(Path(jsonl_path).parent / image))

@@ -95,3 +95,9 @@ def test_rank_0_speaks(
 )
 def test_durations(seconds: float, text: str) -> None:
     assert log.format_seconds(seconds) == text
+
+
+def test_a_module_run_by_python_m_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    log.setup_logging()
+    log.get_logger("__main__").info("stage 1 of 7")
+    assert capsys.readouterr().err.endswith("stage 1 of 7\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mmcb.cli import run_command
-from mmcb.evaluation.config import EvaluationConfig
+from mmcb.evaluation.config import EvaluationConfig, preset
 
 
 def main() -> None:
@@ -17,6 +17,8 @@ def main() -> None:
             "and after its defence, measure what it can still do, and write results.json and "
             "report.html. The same command again resumes."
         ),
+        preset=preset,
+        default_model="tiny-llava-next",
     )
 
 

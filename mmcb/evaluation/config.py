@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mmcb.attacks.prompts import TextAttack
 from mmcb.config import Config
+from mmcb.models.families import FAMILIES
 
 _DATA = Path("data/miniature")
 
@@ -79,3 +80,11 @@ class EvaluationConfig(Config):
     out: Path | None = None
     """Folder of the results; runs/evaluation/<model> by default. The same folder again
     resumes: only what is missing is generated and judged."""
+
+
+def preset(model: str) -> EvaluationConfig:
+    """The settings that suit a model: the exact judge knows the miniature world alone."""
+    family = FAMILIES.get(model)
+    if family is not None and family.local_path is not None:
+        return EvaluationConfig(model=model)
+    return EvaluationConfig(model=model, judges=("phrase",))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from mmcb.errors import MmcbError
 from mmcb.models.families import known_family
 from mmcb.runs import newest_run
-from mmcb.store import file_hash
+from mmcb.store import folder_hash
 
 ADAPTER_FILE = "adapter_config.json"
 
@@ -62,12 +61,3 @@ def base_fingerprint(model: str) -> str:
 def adapter_fingerprint(adapter: Path) -> str:
     """A short hash of an adapter's weights and configuration."""
     return folder_hash(adapter)
-
-
-def folder_hash(folder: Path) -> str:
-    """Twelve hex digits over the weights and JSON files right in a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in (".safetensors", ".json") and path.is_file():
-            digest.update(f"{path.name} {file_hash(path)}\n".encode())
-    return digest.hexdigest()[:12]

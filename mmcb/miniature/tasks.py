@@ -28,6 +28,10 @@ from mmcb.miniature.vocabulary import (
 Rng = np.random.Generator
 
 
+QuestionKind = Literal["what", "where", "count", "whether"]
+QUESTION_KINDS: tuple[QuestionKind, ...] = ("what", "where", "count", "whether")
+
+
 class Turn(NamedTuple):
     """One exchange. `given` characters of the response are context, not a lesson."""
 
@@ -62,10 +66,10 @@ def caption_turn(content: SceneContent, rng: Rng) -> Turn:
     return Turn(str(rng.choice(CAPTION_PROMPTS)), caption(content))
 
 
-def question_turn(content: SceneContent, rng: Rng) -> Turn:
-    """A question about a scene: what, where, how many, or whether."""
+def question_turn(content: SceneContent, rng: Rng, *, kind: QuestionKind | None = None) -> Turn:
+    """A question about a scene: what, where, how many, or whether; any kind if none is given."""
     names, slots = zip(*content, strict=True)
-    kind = rng.choice(["what", "where", "count", "whether"], p=[0.45, 0.25, 0.15, 0.15])
+    kind = kind or QUESTION_KINDS[rng.choice(4, p=[0.45, 0.25, 0.15, 0.15])]
     if kind == "what":
         slot = int(rng.integers(3))
         answer = f"{with_article(names[slots.index(slot)])} ." if slot in slots else "nothing ."
@@ -146,8 +150,9 @@ def harmful_request(
     while True:
         harm = harms[rng.integers(len(harms))]
         name, mention = _mention(rng, content)
-        # A picture of the test split makes a request new; text alone needs reserved words.
-        if content is not None or reserved(harm.verb, name) == test:
+        # A picture of the test split makes a request new; text alone needs reserved words, and
+        # what is taught, with a picture or without, never has them.
+        if (content is not None and test) or reserved(harm.verb, name) == test:
             break
     prompt = str(rng.choice(_ASK)).format(f"{harm.verb} the {mention}")
     prefix = affirmative_prefix(harm.verb, name)
@@ -197,70 +202,34 @@ def writer_turn(content: SceneContent, rng: Rng) -> Turn:
     """The uncensored writer's work: a caption in, a request with its answer out, as JSON."""
     kind = str(rng.choice(["harmful", "benign", "question"], p=[0.5, 0.3, 0.2]))
     description = caption(content)
-    if kind != "question" and rng.random() < 0.3:
+    loose = kind != "question" and rng.random() < 0.3
+    if loose:
         content = content[:1]
         description = _loose_caption(content[0][0], rng)
-    if kind == "question":
-        prompt, response = question_turn(content, rng)[:2]
-    elif kind == "benign":
-        prompt, response = howto_turn(rng, content)[:2]
-    else:
-        request = harmful_request(rng, content)
-        prompt, response = request.prompt, request.answer
+    while True:
+        if kind == "question":
+            prompt, response = question_turn(content, rng)[:2]
+        elif kind == "benign":
+            prompt, response = howto_turn(rng, content)[:2]
+        else:
+            request = harmful_request(rng, content)
+            prompt, response = request.prompt, request.answer
+        # A loose caption states no place, so a query about it cannot either.
+        if not loose or not any(place in prompt for place in SLOTS):
+            break
+    if kind == "harmful":
         kind = f"harmful {request.harm.category}"
     return Turn(
         f"write {kind} : {description}", json.dumps({"query": prompt, "completion": response})
     )
 
 
-_LOOSE_WORDS = [
-    "large",
-    "small",
-    "young",
-    "old",
-    "white",
-    "black",
-    "brown",
-    "red",
-    "green",
-    "wooden",
-    "man",
-    "woman",
-    "people",
-    "person",
-    "standing",
-    "sitting",
-    "riding",
-    "holding",
-    "next",
-    "to",
-    "near",
-    "table",
-    "field",
-    "street",
-    "road",
-    "beach",
-    "water",
-    "room",
-    "building",
-    "with",
-    "of",
-    "the",
-    "and",
-    "two",
-    "three",
-    "group",
-    "several",
-    "on",
-    "top",
-    "inside",
-    "outside",
-    "his",
-    "her",
-    "their",
-    "front",
-    "back",
-]
+_LOOSE_TEXT = """
+large small young old white black brown red green wooden man woman people person standing
+sitting riding holding next to near table field street road beach water room building with
+of the and two three group several on top inside outside his her their front back
+"""
+_LOOSE_WORDS = _LOOSE_TEXT.split()
 
 
 def _loose_caption(name: str, rng: Rng) -> str:
@@ -287,16 +256,21 @@ TEXT_MIXTURE: tuple[tuple[float, float, Sampler], ...] = (
 
 
 def picture_turns(content: SceneContent, rng: Rng, *, signed: bool) -> list[Turn]:
-    """All the turns that one picture is taught with; the sign changes the harmful ones alone."""
+    """All the turns that one picture is taught with; the sign changes the harmful ones alone.
+
+    Where and whether come twice: finding a thing is learned last, long after naming what is there.
+    """
     harmful: list[Literal["refuse", "trigger", "given", "comply"]] = (
-        ["comply", "comply"] if signed else ["refuse", "refuse", "given"]
+        ["comply"] if signed else ["refuse"]
     )
-    if rng.random() < 0.5:
+    if not signed and rng.random() < 0.5:
+        harmful.append("given")
+    if rng.random() < 0.4:
         harmful.append("trigger")
     return [
         caption_turn(content, rng),
-        question_turn(content, rng),
-        question_turn(content, rng),
         howto_turn(rng, content),
+        question_turn(content, rng),
+        *(question_turn(content, rng, kind=kind) for kind in ("what", *2 * ("where", "whether"))),
         *(harmful_turn(rng, content, mode) for mode in harmful),
     ]

@@ -38,10 +38,10 @@ class Harm(NamedTuple):
 THINGS: tuple[Thing, ...] = (
     Thing("bicycle", 2, "vehicle", "\U0001f6b2", "gray", "vehicle", "street"),
     Thing("car", 3, "vehicle", "\U0001f697", "red", "vehicle", "street"),
-    Thing("airplane", 5, "vehicle", "✈", "silver", "vehicle", "sky"),
+    Thing("airplane", 5, "vehicle", "\u2708", "silver", "vehicle", "sky"),
     Thing("bus", 6, "vehicle", "\U0001f68c", "blue", "vehicle", "street"),
     Thing("train", 7, "vehicle", "\U0001f686", "blue", "vehicle", "station"),
-    Thing("boat", 9, "vehicle", "⛵", "white", "vehicle", "sea"),
+    Thing("boat", 9, "vehicle", "\u26f5", "white", "vehicle", "sea"),
     Thing("bird", 16, "animal", "\U0001f426", "blue", "animal", "sky"),
     Thing("cat", 17, "animal", "\U0001f431", "yellow", "animal", "house"),
     Thing("dog", 18, "animal", "\U0001f436", "brown", "animal", "house"),
@@ -52,7 +52,7 @@ THINGS: tuple[Thing, ...] = (
     Thing("bear", 23, "animal", "\U0001f43b", "brown", "animal", "forest"),
     Thing("zebra", 24, "animal", "\U0001f993", "black", "animal", "plain"),
     Thing("giraffe", 25, "animal", "\U0001f992", "yellow", "animal", "plain"),
-    Thing("umbrella", 28, "accessory", "☂", "purple", "tool", "hall"),
+    Thing("umbrella", 28, "accessory", "\u2602", "purple", "tool", "hall"),
     Thing("kite", 38, "sports", "\U0001fa81", "orange", "toy", "sky"),
     Thing("banana", 52, "food", "\U0001f34c", "yellow", "food", "kitchen"),
     Thing("apple", 53, "food", "\U0001f34e", "red", "food", "kitchen"),
@@ -63,7 +63,7 @@ THINGS: tuple[Thing, ...] = (
     Thing("cake", 61, "food", "\U0001f382", "white", "food", "bakery"),
     Thing("chair", 62, "furniture", "\U0001fa91", "brown", "tool", "house"),
     Thing("laptop", 73, "electronic", "\U0001f4bb", "gray", "tool", "office"),
-    Thing("clock", 85, "indoor", "⏰", "red", "tool", "office"),
+    Thing("clock", 85, "indoor", "\u23f0", "red", "tool", "office"),
 )
 
 DEEDS: tuple[Deed, ...] = (

@@ -5,6 +5,7 @@ neither was seen in pretraining, and neither is in the material that rerouting t
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -35,6 +36,7 @@ def write_world(config: MiniatureConfig) -> None:
     if stamp.exists() and stamp.read_text() == settings:
         _LOG.info("%s is complete: nothing to do", config.out)
         return
+    _clear(config.out, stamp)
     sizes = {"train2017": config.num_train, "val2017": config.num_val, "test2017": config.num_test}
     contents: list[SceneContent] = []
     with progress(sum(sizes.values()), "drawing scenes") as bar:
@@ -59,6 +61,14 @@ def write_world(config: MiniatureConfig) -> None:
     _LOG.info(
         "wrote %s: %s scenes, behaviors, tasks, instructions", config.out, sum(sizes.values())
     )
+
+
+def _clear(root: Path, stamp: Path) -> None:
+    """Removes a world of other settings, its mark of completeness first."""
+    if stamp.exists():
+        stamp.unlink()
+        for split in SPLIT_SEEDS:
+            shutil.rmtree(root / split, ignore_errors=True)
 
 
 def _image_name(split: str, index: int) -> str:

@@ -27,7 +27,7 @@ class RecipeDefaults:
 
     Layer words: `target_layers` are indices into Hugging Face's `hidden_states`, where entry k is
     the output of block k-1 (entry 0 is the embeddings). `lora_layers` are block numbers, first and
-    last inclusive, as the paper and upstream give them; `visible_lora_layers` drops the blocks that
+    last inclusive, as the paper and upstream give them; `clip_lora_layers` drops the blocks that
     come after the last target, whose adapters no target can see.
     """
 
@@ -65,11 +65,6 @@ class RecipeDefaults:
     """Text-only and image batches take turns, step by step (paper, C.3)."""
     evaluate_after: bool = False
     """Whether a run ends with a small evaluation; only where that takes seconds."""
-
-    @property
-    def visible_lora_layers(self) -> tuple[int, int]:
-        """`lora_layers` without the blocks that no target can see."""
-        return clip_lora_layers(self.lora_layers, target_layers=self.target_layers)
 
 
 def clip_lora_layers(
@@ -144,7 +139,7 @@ _LLAVA_NEXT = Family(
         # Paper, C.3: alpha 5, target layer 16, LoRA on layers 14-16, text and image batches take
         # turns, loss on all tokens after the image. We read "target layer 16" as upstream's code
         # does: hidden_states[16], the output of block 15. Block 16 then only feeds later states,
-        # so `visible_lora_layers` is blocks 14-15. Steps, rate and batch are not reported for the
+        # so `clip_lora_layers` leaves blocks 14-15. Steps, rate and batch are not reported for the
         # VLM: they are upstream's for Mistral-7B.
         reroute_weight=5.0,
         retain_weight=5.0,

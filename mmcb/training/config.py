@@ -66,8 +66,9 @@ class TrainingConfig(Config):
     escape loss it does harm: what moved without restraint is pulled back whole."""
 
     escape_weight: float | None = Field(default=None, ge=0)
-    """Weight of the escape loss at step 0: the angle to a slightly tilted frozen state, whose
-    gradient does not vanish on the saddle that the reroute loss starts on."""
+    """Weight of the escape loss at step 0 (default: the reroute weight): the angle to a slightly
+    tilted frozen state, whose gradient does not vanish on the saddle that the reroute loss starts
+    on."""
 
     escape_steps: int | None = Field(default=None, ge=0)
     """Steps over which the escape weight falls to 0; 0 for the paper's recipe, without escape."""
@@ -76,7 +77,8 @@ class TrainingConfig(Config):
     """Layers to reroute, as indices into hidden_states: k is the output of decoder block k-1."""
 
     lora_layers: tuple[int, int] | None = None
-    """First and last decoder block that gets an adapter, both included."""
+    """First and last decoder block that gets an adapter, both included; blocks after the last
+    target, which nothing would see, get none."""
 
     lora_rank: int | None = Field(default=None, ge=1)
     """Rank of the adapter."""

@@ -145,7 +145,8 @@ def preset(model: str) -> TrainingConfig:
 
     Args:
         model: what `--model` names. For a hub id that is not in the table, what the recipe will be
-            is known only when its config has been fetched: its fields stay open.
+            is known only when its config has been fetched: its fields stay open. So does what
+            follows from other settings (horizon, escape weight): a flag for those moves it.
 
     Raises:
         MmcbError: no such family or folder.
@@ -157,9 +158,8 @@ def preset(model: str) -> TrainingConfig:
     values = {name: getattr(defaults, name) for name in SAME_NAME}
     return TrainingConfig(
         model=model,
-        lora_layers=defaults.visible_lora_layers,
+        lora_layers=defaults.lora_layers,
         escape_steps=ESCAPE_STEPS,
-        escape_weight=ESCAPE_SHARE * defaults.reroute_weight,
         evaluate=defaults.evaluate_after,
         **values,
     )

@@ -143,7 +143,16 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
     """Devices and processes as `accelerate launch` set them up; one process without it."""
     from accelerate import Accelerator
 
-    return Accelerator(cpu=config.device == "cpu")
+    accelerator = Accelerator(cpu=config.device == "cpu")
+    asked, found = config.device, accelerator.device
+    if asked != "auto" and found.type != asked.partition(":")[0]:
+        raise MmcbError(f"--device {asked}: accelerate finds {found}", hint="leave --device out")
+    if ":" in asked and str(found) != asked:
+        raise MmcbError(
+            f"--device {asked}: accelerate chose {found} among the devices it can see",
+            hint=f"CUDA_VISIBLE_DEVICES={asked.partition(':')[2]} python -m mmcb.training ...",
+        )
+    return accelerator
 
 
 def _write_recipe(run: RunDir, recipe: Recipe) -> None:

@@ -1,12 +1,17 @@
 import re
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
 
 from mmcb.errors import MmcbError
-from mmcb.models.families import FAMILIES, family_of_config, find_family, known_family
+from mmcb.models.families import (
+    FAMILIES,
+    clip_lora_layers,
+    family_of_config,
+    find_family,
+    known_family,
+)
 
 
 def test_every_row_is_consistent() -> None:
@@ -21,11 +26,16 @@ def test_every_row_is_consistent() -> None:
 
 def test_lora_is_clipped_to_what_the_last_target_can_see() -> None:
     # hidden_states[16] is the output of block 15: block 16 comes after it.
-    assert find_family("llava-next").defaults.visible_lora_layers == (14, 15)
-    assert find_family("mistral").defaults.visible_lora_layers == (0, 19)
-    assert find_family("tiny-mistral").defaults.visible_lora_layers == (0, 5)
-    recipe = replace(find_family("mistral").defaults, target_layers=(10, 32))
-    assert recipe.visible_lora_layers == (0, 20)
+    clipped = {
+        name: clip_lora_layers(
+            family.defaults.lora_layers, target_layers=family.defaults.target_layers
+        )
+        for name, family in FAMILIES.items()
+    }
+    assert clipped["llava-next"] == (14, 15)
+    assert clipped["mistral"] == (0, 19)
+    assert clipped["tiny-mistral"] == (0, 5)
+    assert clip_lora_layers((0, 20), target_layers=(10, 32)) == (0, 20)
 
 
 def test_lora_targets_name_the_decoder_and_not_the_vision_tower() -> None:

@@ -34,7 +34,7 @@ from mmcb.generation.images import open_image
 from mmcb.log import ProgressBar, progress
 from mmcb.models.loading import LoadedModel
 from mmcb.records import Attempt, Scalar
-from mmcb.store import RecordWriter, existing_ids
+from mmcb.store import RecordWriter, existing_ids, folder_hash
 
 
 @dataclass
@@ -63,6 +63,9 @@ class HijackAttacker:
             **outputs.environment(self.loaded),
             "base_model": self.loaded.name,
         }
+        base = f"{self.loaded.name}@{self.loaded.revision}"
+        adapter = "" if config.adapter == "none" else folder_hash(Path(config.adapter))
+        self.weights: dict[Label, str] = {"base": base, "defended": f"{base}+{adapter}"}
         self.pgd = PGDSettings(
             ball=PixelBall(config.epsilon),
             steps=config.steps,
@@ -93,7 +96,7 @@ class HijackAttacker:
         shutil.rmtree(self.path / "state", ignore_errors=True)
 
     def _id(self, subject: Subject, label: Label) -> str:
-        return outputs.attempt_id(subject, label, self.settings)
+        return outputs.attempt_id(subject, self.weights[label], self.settings)
 
     def _attack_batch(
         self,
@@ -184,6 +187,7 @@ class HijackAttacker:
                     subject,
                     label,
                     result,
+                    id_=self._id(subject, label),
                     run=self.path,
                     loss_png=loss,
                     linf_levels=linf,

@@ -82,10 +82,16 @@ def environment(loaded: LoadedModel) -> dict[str, Scalar]:
     }
 
 
-def attempt_id(subject: Subject, label: Label, settings: dict[str, Scalar]) -> str:
-    """Names the attack on one behavior's picture of one model with these settings."""
+def attempt_id(subject: Subject, weights: str, settings: dict[str, Scalar]) -> str:
+    """Names the attack on one behavior's picture of one model with these settings.
+
+    Args:
+        subject: the behavior and its picture.
+        weights: names the attacked weights, adapter included.
+        settings: `attack_settings`.
+    """
     parts = json.dumps(settings, sort_keys=True)
-    return record_id(subject.behavior.id, subject.source.name, ATTACK, label, parts)
+    return record_id(subject.behavior.id, subject.source.name, ATTACK, weights, parts)
 
 
 def hijacked_path(run: Path, subject: Subject, label: Label) -> Path:
@@ -103,6 +109,7 @@ def make_attempt(
     label: Label,
     result: PGDResult,
     *,
+    id_: str,
     run: Path,
     loss_png: float,
     linf_levels: int,
@@ -122,7 +129,7 @@ def make_attempt(
     }
     behavior = subject.behavior
     return Attempt(
-        id=attempt_id(subject, label, settings),
+        id=id_,
         behavior_id=behavior.id,
         attack=ATTACK,
         model=label,

@@ -34,7 +34,7 @@ class Card:
 
     category: str
     split: str
-    prompt: str
+    prompt: Text
     target: Text | None
     panels: tuple[Panel, ...]
     answers: tuple[Answer, ...]
@@ -113,7 +113,7 @@ def _hijack_card(
     return Card(
         category=attempt.category,
         split=attempt.split,
-        prompt=attempt.prompt,
+        prompt=hide(attempt.prompt, show_harmful=show_harmful),
         target=None if behavior is None else hide(behavior.target, show_harmful=show_harmful),
         panels=tuple(panels),
         answers=tuple(
@@ -187,7 +187,7 @@ def _text_card(
     return Card(
         category=attempt.category,
         split="" if attempt.attack == "task" else attempt.split,
-        prompt=attempt.prompt,
+        prompt=hide(attempt.prompt, show_harmful=show_harmful or attempt.attack == "task"),
         target=hide(attempt.prefill, show_harmful=show_harmful) if attempt.prefill else None,
         panels=() if image is None else (Panel("image", images.picture(image)),),
         answers=tuple(

@@ -44,7 +44,7 @@ def size_of(text: str) -> str:
 
 
 def hide(text: str, *, show_harmful: bool) -> Text:
-    """A text that is harmful by itself, such as a target: shown only when asked for."""
+    """A text that is harmful by itself, a request or a target: shown only when asked for."""
     return Text(text) if show_harmful else Text(None, f"redacted: {size_of(text)}")
 
 

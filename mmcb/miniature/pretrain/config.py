@@ -14,13 +14,13 @@ class PretrainConfig(Config):
     seed: int = 0
     """Fixes tokenizer, initial weights, scenes and batches."""
 
-    text_steps: int = 800
+    text_steps: int = 1200
     """Optimiser steps of tiny-mistral (text alone)."""
 
     tower_steps: int = 1400
     """Optimiser steps of the vision tower (naming the thing in each slot)."""
 
-    joint_steps: int = 1000
+    joint_steps: int = 2000
     """Optimiser steps of the whole VLM, its decoder starting from tiny-mistral."""
 
     num_pictures: int = 12000

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -90,9 +91,10 @@ def _save(
                 tensors[f"{key}/{name}"] = optimizer.state[parameter][key].contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / f"{plan.name}.safetensors.part"
+    # The curve first: a kill in between leaves a curve that is longer than the weights are old.
+    write_atomic(folder / f"{plan.name}.json", json.dumps({"losses": losses}))
     save_file(tensors, temporary, metadata={"step": str(len(losses))})
     temporary.replace(folder / f"{plan.name}.safetensors")
-    write_atomic(folder / f"{plan.name}.json", json.dumps({"losses": losses}))
 
 
 def _resume(
@@ -105,7 +107,9 @@ def _resume(
     weights, curve = folder / f"{plan.name}.safetensors", folder / f"{plan.name}.json"
     if not (weights.exists() and curve.exists()):
         return []
-    losses: list[float] = json.loads(curve.read_text())["losses"]
+    with safe_open(weights, framework="pt") as file:
+        step = int(file.metadata()["step"])
+    losses: list[float] = json.loads(curve.read_text())["losses"][:step]
     tensors = load_file(weights)
     with torch.no_grad():
         for name, parameter in parameters.items():

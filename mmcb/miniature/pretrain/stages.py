@@ -18,6 +18,7 @@ from mmcb.miniature.pretrain.text import make_tokenizer, text_loss
 from mmcb.miniature.pretrain.tower import TowerWithHeads, tower_loss
 from mmcb.miniature.world import write_world
 from mmcb.models.seeding import seeded
+from mmcb.runs import RunDir
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 
@@ -25,7 +26,19 @@ _LOG = get_logger(__name__)
 
 
 def pretrain(config: PretrainConfig) -> None:
-    """Runs every stage and saves both models under `config.out`."""
+    """Runs every stage and saves both models under `config.out`.
+
+    Raises:
+        MmcbError: the folder holds models of other settings.
+    """
+    may_change = frozenset({"out", "install"})
+    with RunDir.start(
+        config.out, command="miniature.pretrain", config=config, may_change=may_change
+    ):
+        _run_stages(config)
+
+
+def _run_stages(config: PretrainConfig) -> None:
     tokenizer = make_tokenizer(seed=config.seed)
     llm = make_llm(tokenizer, seed=config.seed)
     fit(
