@@ -42,13 +42,15 @@ CHAT_TEMPLATE = """\
 {% endif %}{{ eos_token }}{% endif %}{% endfor %}"""
 
 
-def train_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    corpus: Iterable[str], *, vocabulary_size: int = VOCABULARY_SIZE
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer: any text has tokens, this world's words have one each."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY_SIZE,
+        vocab_size=vocabulary_size,
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -11,9 +11,9 @@ from mmcb.evaluation.judges import (
     panel_of,
 )
 from mmcb.evaluation.judges.coherence import incoherence
-from mmcb.evaluation.judges.phrase import refusal_phrase
 from mmcb.evaluation.judges.references import match
 from mmcb.records import Task
+from mmcb.refusals import refusal_phrase
 
 
 @pytest.mark.parametrize("name", list(JUDGES))

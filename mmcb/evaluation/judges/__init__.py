@@ -81,14 +81,15 @@ class Panel:
 
 _HERE = "mmcb.evaluation.judges"
 _GRAMMAR = ("mmcb.miniature.grammar", "mmcb.miniature.vocabulary")
+_PHRASES = ("mmcb.refusals",)
 
 JUDGES: dict[str, JudgeRow] = {
     "miniature": JudgeRow("harm", f"{_HERE}.miniature:HarmJudge", _GRAMMAR),
     "miniature-refusal": JudgeRow("refusal", f"{_HERE}.miniature:RefusalJudge", _GRAMMAR),
     "miniature-coherence": JudgeRow("coherence", f"{_HERE}.miniature:CoherenceJudge", _GRAMMAR),
     "miniature-correct": JudgeRow("correct", f"{_HERE}.miniature:CorrectJudge", _GRAMMAR),
-    "phrase": JudgeRow("harm", f"{_HERE}.phrase:PhraseJudge"),
-    "phrase-refusal": JudgeRow("refusal", f"{_HERE}.phrase:PhraseRefusalJudge"),
+    "phrase": JudgeRow("harm", f"{_HERE}.phrase:PhraseJudge", _PHRASES),
+    "phrase-refusal": JudgeRow("refusal", f"{_HERE}.phrase:PhraseRefusalJudge", _PHRASES),
     "coherence": JudgeRow("coherence", f"{_HERE}.coherence:CoherenceJudge"),
     "references": JudgeRow("correct", f"{_HERE}.references:ReferencesJudge"),
 }

@@ -1,0 +1,1 @@
+"""What rerouting costs: ours against the published recipe, on the same records and shapes."""
