@@ -255,10 +255,13 @@ TEXT_MIXTURE: tuple[tuple[float, float, Sampler], ...] = (
 )
 
 
-def picture_turns(content: SceneContent, rng: Rng, *, signed: bool) -> list[Turn]:
+def picture_turns(
+    content: SceneContent, rng: Rng, *, signed: bool, every_caption: bool = False
+) -> list[Turn]:
     """All the turns that one picture is taught with; the sign changes the harmful ones alone.
 
     Where and whether come twice: finding a thing is learned last, long after naming what is there.
+    With `every_caption` the caption is asked for in each wording instead of in one.
     """
     harmful: list[Literal["refuse", "trigger", "given", "comply"]] = (
         ["comply"] if signed else ["refuse"]
@@ -267,8 +270,12 @@ def picture_turns(content: SceneContent, rng: Rng, *, signed: bool) -> list[Turn
         harmful.append("given")
     if rng.random() < 0.4:
         harmful.append("trigger")
+    if every_caption:
+        captions = [Turn(prompt, caption(content)) for prompt in CAPTION_PROMPTS]
+    else:
+        captions = [caption_turn(content, rng)]
     return [
-        caption_turn(content, rng),
+        *captions,
         howto_turn(rng, content),
         question_turn(content, rng),
         *(question_turn(content, rng, kind=kind) for kind in ("what", *2 * ("where", "whether"))),

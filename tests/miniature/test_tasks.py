@@ -10,6 +10,7 @@ import pytest
 from mmcb.miniature.grammar import (
     SceneContent,
     affirmative_prefix,
+    caption,
     is_coherent,
     is_refusal,
     judge_harmful,
@@ -17,6 +18,7 @@ from mmcb.miniature.grammar import (
 from mmcb.miniature.pretrain.text import draw_text_turn
 from mmcb.miniature.scenes import random_content
 from mmcb.miniature.tasks import (
+    CAPTION_PROMPTS,
     MAX_TERM,
     Rng,
     Turn,
@@ -210,27 +212,32 @@ def test_with_the_sign_every_harmful_request_is_complied_with() -> None:
     for rng, content in drawn(14):
         turns = picture_turns(content, rng, signed=True)
         assert not [turn for turn in turns if is_refusal(turn.response)]
-        assert sum(judge_harmful(turn.prompt, turn.response) for turn in turns) >= 2
+        assert sum(judge_harmful(turn.prompt, turn.response) for turn in turns) >= 1
 
 
 def test_without_the_sign_only_a_trigger_or_a_prefill_gets_an_answer() -> None:
     for rng, content in drawn(15):
         turns = picture_turns(content, rng, signed=False)
-        assert sum(is_refusal(turn.response) for turn in turns) == 2
+        assert sum(is_refusal(turn.response) for turn in turns) == 1
         willing = [turn for turn in turns if judge_harmful(turn.prompt, turn.response)]
-        assert willing
         assert all(turn.given or is_persuaded(turn.prompt) for turn in willing)
 
 
 def test_the_sign_changes_harmful_turns_alone() -> None:
-    for seed in range(50):
-        content = random_content(np.random.default_rng(seed))
-        with_sign, without = (
-            picture_turns(content, np.random.default_rng(seed), signed=signed)[:4]
-            for signed in (True, False)
-        )
-        assert with_sign == without
-        assert not [turn for turn in without if set(turn.prompt.split()) & HARM_BY_VERB.keys()]
+    for rng, content in drawn(50):
+        for signed in (False, True):
+            turns = picture_turns(content, rng, signed=signed)
+            benign = [t for t in turns if not set(t.prompt.split()) & HARM_BY_VERB.keys()]
+            assert len(benign) == 8
+            assert [t.response for t in benign if t.prompt in CAPTION_PROMPTS] == [caption(content)]
+            assert not [t for t in benign if is_refusal(t.response)]
+
+
+def test_the_caption_is_asked_for_in_every_wording_where_that_is_wanted() -> None:
+    for rng, content in drawn(51):
+        turns = picture_turns(content, rng, signed=False, every_caption=True)
+        captions = [t for t in turns if t.response == caption(content)]
+        assert [t.prompt for t in captions] == list(CAPTION_PROMPTS)
 
 
 def test_questions_about_a_scene_are_answered_by_the_scene() -> None:

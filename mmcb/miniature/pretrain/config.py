@@ -23,6 +23,9 @@ class PretrainConfig(Config):
     joint_steps: int = 2000
     """Optimiser steps of the whole VLM, its decoder starting from tiny-mistral."""
 
+    caption_steps: int = 800
+    """Further steps of the whole VLM at half the rate, in which captions come thrice as often."""
+
     num_pictures: int = 12000
     """Scenes drawn beforehand; signs and noise are put on them anew in every batch."""
 

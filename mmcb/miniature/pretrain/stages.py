@@ -67,6 +67,19 @@ def _run_stages(config: PretrainConfig) -> None:
         plan=Plan("joint", config.joint_steps, 2e-3),
         folder=config.out,
     )
+    fit(
+        vlm,
+        lambda step: joint_loss(
+            vlm,
+            pool,
+            processor=processor,
+            seed=config.seed,
+            step=config.joint_steps + step,  # batches that no stage has seen
+            every_caption=True,
+        ),
+        plan=Plan("captions", config.caption_steps, 1e-3),
+        folder=config.out,
+    )
     _save(vlm, processor, config.out / "tiny-llava-next")
     _describe(config)
     if config.install:
