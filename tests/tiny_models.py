@@ -34,7 +34,11 @@ _CORPUS = (
 
 
 def make_tiny_vlm(
-    folder: Path, *, backend: Literal["torchvision", "pil"] = "torchvision", seed: int = 0
+    folder: Path,
+    *,
+    backend: Literal["torchvision", "pil"] = "torchvision",
+    seed: int = 0,
+    num_blocks: int = 8,
 ) -> Path:
     """Write a random LLaVA-NeXT (8 blocks of width 96, 56 px tiles) to `folder`; returns it."""
     from transformers import (
@@ -59,7 +63,7 @@ def make_tiny_vlm(
             patch_size=14,
             projection_dim=64,
         ),
-        text_config=MistralConfig(**_text_settings(tokenizer)),
+        text_config=MistralConfig(**_text_settings(tokenizer, num_blocks)),
         image_token_index=image_id,
         image_token_id=image_id,
         image_grid_pinpoints=[[56, 112], [112, 56], [112, 112]],
@@ -89,13 +93,16 @@ def make_tiny_vlm(
     return folder
 
 
-def make_tiny_llm(folder: Path, *, seed: int = 0) -> Path:
-    """Write a random Mistral (8 blocks of width 96) to `folder`; returns it."""
-    from transformers import MistralConfig, MistralForCausalLM
+def make_tiny_llm(
+    folder: Path, *, seed: int = 0, model_type: str = "mistral", num_blocks: int = 8
+) -> Path:
+    """Write a random Mistral (8 blocks of width 96), or its like, to `folder`; returns it."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = make_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    model = MistralForCausalLM(MistralConfig(**_text_settings(tokenizer))).eval()
+    config = AutoConfig.for_model(model_type, **_text_settings(tokenizer, num_blocks))
+    model = AutoModelForCausalLM.from_config(config).eval()
     _randomize(model, seed)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -130,12 +137,12 @@ def make_tokenizer() -> Any:
     )
 
 
-def _text_settings(tokenizer: Any) -> dict[str, Any]:
+def _text_settings(tokenizer: Any, num_blocks: int) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": 96,
         "intermediate_size": 192,
-        "num_hidden_layers": 8,
+        "num_hidden_layers": num_blocks,
         "num_attention_heads": 3,
         "num_key_value_heads": 3,
         "head_dim": 32,

@@ -128,6 +128,15 @@ def load_model(
     return LoadedModel(name, family, model, processor, tokenizer, revision)
 
 
+def read_config(name: str) -> Any:
+    """The transformers config of a model, without its weights.
+
+    Raises:
+        MmcbError: as `load_model`.
+    """
+    return _load_config(locate(name), name=name)
+
+
 def _load_config(location: Location, *, name: str) -> Any:
     from transformers import AutoConfig
 

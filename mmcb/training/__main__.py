@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from mmcb.cli import run_command
 from mmcb.training.config import TrainingConfig
 
@@ -22,6 +24,14 @@ def main() -> None:
 
 def _run(config: TrainingConfig) -> None:
     from mmcb.log import get_logger, is_main_process
+
+    if config.recipe:
+        from mmcb.training.recipes import recipe_of
+
+        sys.stdout.write(recipe_of(config).model_dump_json(indent=2) + "\n")
+        where = config.out or "runs/training/MODEL-TIME"
+        get_logger(__name__).info("nothing was loaded; a run saves this as %s/recipe.json", where)
+        return
     from mmcb.models.locate import check_model
 
     check_model(config.model)  # before torch is imported, which takes seconds

@@ -18,12 +18,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from mmcb.errors import MmcbError
 from mmcb.generation.images import open_image
 from mmcb.models.loading import LoadedModel
 from mmcb.training.examples import EncodedExample
 
 BUCKET_BATCHES = 8
-"""Examples are sorted by length inside windows of this many batches: little padding, and still a
+"""Examples are sorted by length inside windows of this many steps: little padding, and still a
 different company in each epoch."""
 
 
@@ -119,7 +120,7 @@ def collate(examples: Sequence[EncodedExample], *, pixels: PixelCache, pad_id: i
         input_ids[row, :length] = torch.tensor(example.input_ids)
         attention_mask[row, :length] = 1
         masks[example.kind][row, example.mask_start : length] = True
-    pixel_values, image_sizes = _stack_images(examples, pixels)
+    pixel_values, image_sizes = stack_images(examples, pixels)
     return Batch(
         input_ids=input_ids,
         attention_mask=attention_mask,
@@ -131,10 +132,13 @@ def collate(examples: Sequence[EncodedExample], *, pixels: PixelCache, pad_id: i
     )
 
 
-def _stack_images(
+def stack_images(
     examples: Sequence[EncodedExample], pixels: PixelCache
 ) -> tuple[Tensor | None, Tensor | None]:
-    """Stack images of different view counts, with views of zeros as the stock processor pads."""
+    """Pixel values and sizes of the examples' images, in their order; None where none has one.
+
+    Images of fewer views get views of zeros, as the stock processor pads.
+    """
     entries = [pixels(example.image) for example in examples if example.image is not None]
     if not entries:
         return None, None
@@ -149,6 +153,8 @@ class Sampler:
     """Which examples make up which batch: a pure function of (seed, step, micro-batch, rank).
 
     Nothing is remembered between calls, so that a resumed run sees what the killed one would have.
+    A step's examples are drawn first and split afterwards: they depend on how many a step has, not
+    on how these are shared out among micro-batches and processes.
     Circuit-breaker and retain examples are drawn together. Where there are examples with an image
     and without, batches of the two alternate step by step; a kind that has only one of them
     contributes that.
@@ -171,10 +177,13 @@ class Sampler:
             batch_sizes: circuit-breaker and retain examples in a batch.
             seed: seed of the order.
             alternate: whether batches with images and without alternate.
-            accumulation: batches in one optimiser step.
-            world: number of processes, each drawing its own batches.
+            accumulation: batches in one optimiser step, for each process.
+            world: number of processes.
+
+        Raises:
+            MmcbError: there are fewer examples than batches in a step.
         """
-        self._accumulation = accumulation
+        self.parts = accumulation * world
         self._world = world
         with_image = {example.image is not None for example in examples}
         self._rounds = len(with_image) if alternate else 1
@@ -184,8 +193,21 @@ class Sampler:
             for kind, size in zip(("circuit_breaker", "retain"), batch_sizes, strict=True):
                 of_kind = [example for example in examples if example.kind == kind]
                 fitting = [e for e in of_kind if wanted is None or (e.image is not None) == wanted]
-                pools.append(_Pool(fitting or of_kind, size=size, seed=f"{seed}/{kind}/{wanted}"))
+                total = size * self.parts
+                pools.append(_Pool(fitting or of_kind, size=total, seed=f"{seed}/{kind}/{wanted}"))
+            if max(pool.size for pool in pools) < self.parts:
+                raise MmcbError(
+                    f"{self.parts} batches a step, and at most {max(p.size for p in pools)}"
+                    " examples of a kind to share out among them",
+                    hint="lower --accumulation, or use fewer processes",
+                )
             self._pools.append((pools[0], pools[1]))
+
+    def step(self, step: int) -> list[EncodedExample]:
+        """All examples of an optimiser step, of all its micro-batches and processes."""
+        turn, kind = divmod(step - 1, self._rounds)
+        circuit_breaker, retain = self._pools[kind]
+        return circuit_breaker.batch(turn) + retain.batch(turn)
 
     def batch(self, step: int, *, micro: int = 0, rank: int = 0) -> list[EncodedExample]:
         """Examples of one batch.
@@ -196,9 +218,13 @@ class Sampler:
             rank: process that asks.
         """
         turn, kind = divmod(step - 1, self._rounds)
-        index = (turn * self._accumulation + micro) * self._world + rank
-        circuit_breaker, retain = self._pools[kind]
-        return circuit_breaker.batch(index) + retain.batch(index)
+        part = micro * self._world + rank
+        drawn: list[EncodedExample] = []
+        for pool in self._pools[kind]:
+            of_step = pool.batch(turn)  # sorted by length, so that neighbours need little padding
+            start, stop = (len(of_step) * p // self.parts for p in (part, part + 1))
+            drawn += of_step[start:stop]
+        return drawn
 
 
 class _Pool:
@@ -206,9 +232,9 @@ class _Pool:
 
     def __init__(self, examples: Sequence[EncodedExample], *, size: int, seed: str) -> None:
         self._examples = examples
-        self._size = min(size, len(examples))
+        self.size = min(size, len(examples))
         self._seed = seed
-        self._per_epoch = len(examples) // self._size if examples else 0
+        self._per_epoch = len(examples) // self.size if examples else 0
         self._order = lru_cache(maxsize=2)(self._epoch_order)
 
     def batch(self, index: int) -> list[EncodedExample]:
@@ -222,14 +248,14 @@ class _Pool:
         generator = random.Random(f"{self._seed}/{epoch}")
         order = list(range(len(self._examples)))
         generator.shuffle(order)
-        del order[self._per_epoch * self._size :]  # the rest has its turn in another epoch
-        window = self._size * BUCKET_BATCHES
+        del order[self._per_epoch * self.size :]  # the rest has its turn in another epoch
+        window = self.size * BUCKET_BATCHES
         batches = []
         for start in range(0, len(order), window):
             nearby = sorted(
                 order[start : start + window], key=lambda i: len(self._examples[i].input_ids)
             )
-            batches += [nearby[i : i + self._size] for i in range(0, len(nearby), self._size)]
+            batches += [nearby[i : i + self.size] for i in range(0, len(nearby), self.size)]
         generator.shuffle(batches)
         return batches
 

@@ -3,25 +3,56 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mmcb.errors import MmcbError
 from mmcb.store import write_atomic
+from mmcb.training.examples import EncodedExample
+from mmcb.training.recipes import Recipe
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter, besides the step."""
+
+
+def fingerprint_of(
+    recipe: Recipe,
+    examples: Iterable[EncodedExample],
+    *,
+    seed: int,
+    world: int,
+    revision: str | None,
+) -> str:
+    """Hash of all that decides a run's trajectory; another split of its steps has the same one.
+
+    Args:
+        recipe: how to train.
+        examples: on what, in their order.
+        seed: seed of the run.
+        world: number of processes.
+        revision: of the model's weights, where it is known.
+    """
+    settings = [recipe.trajectory(world=world), seed, revision]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for example in examples:
+        digest.update(f"{example.id}\0{example.kind}\0{example.mask_start}\n".encode())
+        digest.update(array("q", example.input_ids).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def save_checkpoint(
     path: Path,
     *,
     step: int,
+    fingerprint: str,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> None:
@@ -30,6 +61,7 @@ def save_checkpoint(
     Args:
         path: the file.
         step: optimiser steps done.
+        fingerprint: of the run: `fingerprint_of`.
         parameters: what trains, by name.
         optimizer: the AdamW that trains it.
     """
@@ -41,16 +73,21 @@ def save_checkpoint(
         tensors[f"weight/{name}"] = parameter.detach()
         tensors |= {f"{moment}/{name}": state[moment] for moment in MOMENTS}
     cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(cpu, metadata={"step": str(step)}))
+    write_atomic(path, save(cpu, metadata={"step": str(step), "fingerprint": fingerprint}))
 
 
 def load_checkpoint(
-    path: Path, *, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    path: Path,
+    *,
+    fingerprint: str,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
 ) -> int:
     """Put a saved state back.
 
     Args:
         path: the file; without it, training starts at the beginning.
+        fingerprint: of the run that goes on: `fingerprint_of`.
         parameters: what trains, by name; overwritten.
         optimizer: its AdamW; overwritten.
 
@@ -58,17 +95,20 @@ def load_checkpoint(
         Optimiser steps done; 0 without a checkpoint.
 
     Raises:
-        MmcbError: the file is of another model or recipe.
+        MmcbError: the file is damaged, or of another model, recipe or data.
     """
-    from safetensors import safe_open
-
     step = step_of(path)
     if step == 0:
         return 0
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         expected = {f"{part}/{name}" for part in ("weight", *MOMENTS) for name in parameters}
-        if set(file.keys()) != expected:
-            raise MmcbError(f"{path} is of another model or recipe", hint="give another --out")
+        theirs = file.metadata()["fingerprint"]
+        if theirs != fingerprint or set(file.keys()) != expected:
+            raise MmcbError(
+                f"{path} is the checkpoint of another run ({theirs}; this one is {fingerprint}):"
+                " model, recipe, seed or data differ",
+                hint="give --out another folder, or delete the file to begin from step 1",
+            )
         for name, parameter in parameters.items():
             with torch.no_grad():
                 parameter.copy_(file.get_tensor(f"weight/{name}"))
@@ -80,13 +120,32 @@ def load_checkpoint(
 
 
 def step_of(path: Path) -> int:
-    """Optimiser steps done at a checkpoint; 0 without one."""
-    from safetensors import safe_open
+    """Optimiser steps done at a checkpoint; 0 without one.
 
+    Raises:
+        MmcbError: the file is damaged, or no checkpoint.
+    """
     if not path.is_file():
         return 0
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         return int(file.metadata()["step"])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A checkpoint to read tensors and metadata from."""
+    from safetensors import SafetensorError, safe_open
+
+    hint = "delete it to begin from step 1, or give --out another folder"
+    try:
+        file: Any = safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise MmcbError(f"{path} is damaged: {error}", hint=hint) from error
+    with file:
+        metadata = file.metadata() or {}
+        if not metadata.get("step", "").isdigit() or "fingerprint" not in metadata:
+            raise MmcbError(f"{path} is not a checkpoint of mmcb.training", hint=hint)
+        yield file
 
 
 def cut_metrics(path: Path, *, step: int) -> None:

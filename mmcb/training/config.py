@@ -111,6 +111,13 @@ class TrainingConfig(Config):
     checkpoint_every: int = Field(default=25, ge=1)
     """Write a checkpoint every so many steps; a killed run resumes from the last one."""
 
+    paper_compat: bool = False
+    """Reproduce the arithmetic of the authors' code: their padded layout, retain mean, cosine and
+    schedule, and no escape loss. Of the recipe it fixes what that code fixes (horizon 300, ...)."""
+
+    recipe: bool = False
+    """Print the recipe that would be trained, with every default filled in, as JSON, and end."""
+
     device: str = "auto"
     """Device: auto, cpu, cuda, cuda:1, mps, ..."""
 

@@ -37,6 +37,8 @@ class EncodedExample:
         input_ids: token ids of the whole conversation, image tokens expanded.
         mask_start: first token that the loss counts; all after it count too.
         image: file of its image, if it has one.
+        answer_start: first token of the answer.
+        image_end: first token after the image; 0 without one.
     """
 
     id: str
@@ -44,6 +46,8 @@ class EncodedExample:
     input_ids: tuple[int, ...]
     mask_start: int
     image: Path | None
+    answer_start: int = 0
+    image_end: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +134,10 @@ def encode_examples(
                 if len(ids) <= start:
                     left_out[f"nothing to learn from in its first {max_length} tokens"] += 1
                 else:
-                    encoded.append(EncodedExample(example.id, example.kind, ids, start, image))
+                    spans = tokens.completion_start, tokens.after_image_start
+                    encoded.append(
+                        EncodedExample(example.id, example.kind, ids, start, image, *spans)
+                    )
             bar.advance()
     _tell(split, encoded, left_out)
     return ExampleSet(encoded, {reason: n for reason, n in left_out.items() if n})

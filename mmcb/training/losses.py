@@ -1,5 +1,9 @@
 """The losses of representation rerouting, as masked means over real tokens.
 
+A batch may be a part of an optimiser step. Then `tokens`, the marked tokens of the whole step, is
+given, and a loss is the batch's share of the step's mean: the shares add up to it, however the step
+is split.
+
 Shapes: B examples, T tokens, D width; a sequence of tensors has one entry for each of L layers.
 Half-precision hidden states are measured in float32; float64 stays float64, for the tests.
 
@@ -63,7 +67,9 @@ def distances(
     )
 
 
-def reroute_loss(adapted: Hidden, frozen: Hidden, mask: Mask) -> Float[Tensor, ""]:
+def reroute_loss(
+    adapted: Hidden, frozen: Hidden, mask: Mask, *, tokens: int | None = None
+) -> Float[Tensor, ""]:
     """Reroute loss: mean over marked tokens and target layers of relu(cos(adapted, frozen)).
 
     1 where the adapter changes nothing, 0 where every hidden state is orthogonal to the frozen one
@@ -73,33 +79,43 @@ def reroute_loss(adapted: Hidden, frozen: Hidden, mask: Mask) -> Float[Tensor, "
         adapted: hidden states with the adapter, one (B, T, D) tensor for each target layer.
         frozen: the same without the adapter.
         mask: (B, T), true for the tokens that count; with none, the loss is 0.
+        tokens: marked tokens of the whole step; None for those of this mask.
 
     Returns:
         A scalar in [0, 1].
     """
     cosines_LN = cosines(masked_tokens(adapted, mask), masked_tokens(frozen, mask))
-    return mean_or_zero(cosines_LN.relu())
+    return mean_or_zero(cosines_LN.relu(), tokens=tokens)
 
 
-def retain_loss(adapted: Hidden, frozen: Hidden, mask: Mask) -> Float[Tensor, ""]:
+def retain_loss(
+    adapted: Hidden, frozen: Hidden, mask: Mask, *, tokens: int | None = None
+) -> Float[Tensor, ""]:
     """Retain loss: mean over marked tokens and layers of the L2 norm of (adapted - frozen).
 
-    A true masked mean. The authors' code divides by the padded size instead, which makes the retain
-    weight depend on how much padding a batch happens to hold.
+    A true masked mean. The authors' code divides by the padded size instead (`paper_compat`), which
+    makes the retain weight depend on how much padding a batch happens to hold.
 
     Args:
         adapted: hidden states with the adapter, one (B, T, D) tensor for each layer.
         frozen: the same without the adapter.
         mask: (B, T), true for the tokens that count; with none, the loss is 0.
+        tokens: marked tokens of the whole step; None for those of this mask.
 
     Returns:
         A scalar, in units of the hidden states, at least 0.
     """
-    return mean_or_zero(distances(masked_tokens(adapted, mask), masked_tokens(frozen, mask)))
+    distances_LN = distances(masked_tokens(adapted, mask), masked_tokens(frozen, mask))
+    return mean_or_zero(distances_LN, tokens=tokens)
 
 
 def escape_loss(
-    adapted: Hidden, frozen: Hidden, directions: Float[Tensor, "L D"], mask: Mask
+    adapted: Hidden,
+    frozen: Hidden,
+    directions: Float[Tensor, "L D"],
+    mask: Mask,
+    *,
+    tokens: int | None = None,
 ) -> Float[Tensor, ""]:
     """Escape loss: mean over marked tokens and target layers of relu(1 - angle / 90 degrees).
 
@@ -118,18 +134,19 @@ def escape_loss(
         frozen: the same without the adapter.
         directions: (L, D) unit vectors, one for each target layer: `escape_directions`.
         mask: (B, T), true for the tokens that count; with none, the loss is 0.
+        tokens: marked tokens of the whole step; None for those of this mask.
 
     Returns:
         A scalar in [0, 1].
     """
     tilted = [
-        tokens + TILT * torch.linalg.vector_norm(tokens, dim=-1, keepdim=True) * direction_D
-        for tokens, direction_D in zip(masked_tokens(frozen, mask), directions, strict=True)
+        frozen_ND + TILT * torch.linalg.vector_norm(frozen_ND, dim=-1, keepdim=True) * direction_D
+        for frozen_ND, direction_D in zip(masked_tokens(frozen, mask), directions, strict=True)
     ]
     cosines_LN = cosines(masked_tokens(adapted, mask), tilted)
     # Short of 1, where the derivative of the arc cosine is infinite.
     angles_LN = torch.arccos(cosines_LN.clamp(-MOST_COSINE, MOST_COSINE))
-    return mean_or_zero((1 - angles_LN / (math.pi / 2)).relu())
+    return mean_or_zero((1 - angles_LN / (math.pi / 2)).relu(), tokens=tokens)
 
 
 def escape_directions(num_layers: int, *, width: int, seed: int) -> Float[Tensor, "L D"]:
@@ -138,9 +155,17 @@ def escape_directions(num_layers: int, *, width: int, seed: int) -> Float[Tensor
     return _unit(torch.randn(num_layers, width, generator=generator))
 
 
-def mean_or_zero(values: Float[Tensor, ...]) -> Float[Tensor, ""]:
-    """Mean of all values; 0, still attached to the graph, when there are none."""
-    return values.mean() if values.numel() else values.sum()
+def mean_or_zero(
+    values_LN: Float[Tensor, "L N"], *, tokens: int | None = None
+) -> Float[Tensor, ""]:
+    """Mean over layers and tokens; 0, still attached to the graph, when there are none.
+
+    Args:
+        values_LN: one value for each layer and marked token.
+        tokens: divide by so many tokens instead of N: those of a step of which these are a part.
+    """
+    layers, own = values_LN.shape
+    return values_LN.sum() / (layers * max(1, own if tokens is None else tokens))
 
 
 def _unit(vectors: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:

@@ -41,6 +41,18 @@ ESCAPE_STEPS = 40
 """Steps of the escape term, for every family: ours, not the paper's (seeds: docs/lab-log.md).
 About as long as the authors' own run needs to leave the saddle by luck (its steps 13 to 40)."""
 
+AUTHORS: dict[str, Any] = {
+    "paper_compat": True,
+    "horizon": 300,  # fixed in the code
+    "retain_warmup_steps": 0,
+    "escape_weight": 0.0,
+    "escape_steps": 0,
+    "mask": "all",  # and BOS, which is a matter of the layout
+    "retain_mask": "all",
+    "max_length": 1_000_000,  # the layout cuts request and answer, each at 512 tokens
+}
+"""What `--paper-compat` fixes, whatever family and flags say."""
+
 ESCAPE_SHARE = 1.0
 """Escape weight at step 0 over the reroute weight at step 0, for every family."""
 
@@ -90,16 +102,31 @@ class Recipe(Config):
     """Text tokens kept of an example."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
+    paper_compat: bool = False
+    """The authors' arithmetic: mmcb/training/paper_compat.py."""
 
     @property
     def num_blocks(self) -> int:
-        """Decoder blocks that training needs: those up to the last target."""
-        return max(self.target_layers)
+        """Decoder blocks that training needs: those up to the last target or adapter."""
+        return max(*self.target_layers, self.lora_layers[1] + 1)
 
     @property
     def retain_layers(self) -> tuple[int, ...]:
         """Layers that the retain loss counts: every hidden state that the adapter can change."""
         return tuple(range(self.lora_layers[0] + 1, self.num_blocks + 1))
+
+    def trajectory(self, *, world: int = 1) -> dict[str, Any]:
+        """What decides where training goes, whatever the split of a step into batches.
+
+        Args:
+            world: number of processes.
+        """
+        settings = self.model_dump(mode="json")
+        if not self.paper_compat:  # there, every batch is a mean of its own
+            batches = settings.pop("accumulation") * world
+            for name in ("batch_size", "retain_batch_size"):
+                settings[name] *= batches
+        return settings
 
     @property
     def schedule(self) -> Schedule:
@@ -137,7 +164,25 @@ def resolve_recipe(config: TrainingConfig, family: Family) -> Recipe:
         retain_mask=_first(config.retain_mask, values["mask"]),
     )
     _check_layers(recipe, lora_layers, family)
-    return recipe
+    return _as_authors(recipe, family) if config.paper_compat else recipe
+
+
+def _as_authors(recipe: Recipe, family: Family) -> Recipe:
+    """The recipe with all that the authors' code fixes."""
+    last = max(recipe.target_layers)
+    if last >= family.num_blocks:
+        raise MmcbError(
+            f"--paper-compat: target layer {last} is the last hidden state of {family.name}",
+            hint="the authors' code puts the final norm on another block's output: lower it",
+        )
+    if recipe.steps * recipe.accumulation >= AUTHORS["horizon"]:
+        raise MmcbError(
+            f"--paper-compat: {recipe.steps * recipe.accumulation} batches, and the authors' code"
+            f" fails at the {AUTHORS['horizon']}th, where its reroute weight is 0",
+            hint="lower --steps or --accumulation",
+        )
+    # A block more than the targets see: it has an adapter too, and stands before the final norm.
+    return recipe.model_copy(update={**AUTHORS, "lora_layers": (recipe.lora_layers[0], last)})
 
 
 def preset(model: str) -> TrainingConfig:
@@ -163,6 +208,20 @@ def preset(model: str) -> TrainingConfig:
         evaluate=defaults.evaluate_after,
         **values,
     )
+
+
+def recipe_of(config: TrainingConfig) -> Recipe:
+    """The recipe of a configuration, without the model's weights.
+
+    Raises:
+        MmcbError: no such model, or layers that do not fit.
+    """
+    family = known_family(config.model) or _family_of_folder(Path(config.model))
+    if family is None:
+        from mmcb.models.loading import read_config
+
+        family = family_of_config(read_config(config.model), name=config.model)
+    return resolve_recipe(config, family)
 
 
 def read_recipe(path: Path) -> Recipe:

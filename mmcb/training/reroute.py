@@ -11,7 +11,6 @@ the final norm and the lm_head.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -21,17 +20,10 @@ from mmcb.models.hidden import embed_inputs, run_blocks
 from mmcb.models.loading import LoadedModel
 from mmcb.models.seeding import seeded
 from mmcb.training.batches import Batch
-from mmcb.training.losses import (
-    Hidden,
-    Mask,
-    cosines,
-    escape_directions,
-    escape_loss,
-    masked_tokens,
-    mean_or_zero,
-    reroute_loss,
-    retain_loss,
-)
+from mmcb.training.dropout import install_row_dropout
+from mmcb.training.losses import Hidden, Mask, cosines, masked_tokens, mean_or_zero
+from mmcb.training.objective import MaskedMeans, Objective, StepTotals, pick
+from mmcb.training.paper_compat import PaperCompat
 from mmcb.training.recipes import Recipe
 from mmcb.training.schedule import Weights
 
@@ -62,10 +54,21 @@ def add_adapter(loaded: LoadedModel, recipe: Recipe, *, seed: int) -> LoadedMode
     return dataclasses.replace(loaded, model=model)
 
 
+def objective_of(loaded: LoadedModel, recipe: Recipe, *, seed: int) -> Objective:
+    """The arithmetic that a recipe asks for; nothing else chooses it.
+
+    Args:
+        loaded: the model to train.
+        recipe: how to train it.
+        seed: seed of the escape directions.
+    """
+    if recipe.paper_compat:
+        return PaperCompat(loaded, recipe)
+    return MaskedMeans(loaded, recipe, seed=seed)
+
+
 class Rerouter(nn.Module):
     """The losses of one batch, from one prefix and two passes through the adapter's blocks."""
-
-    directions: Tensor
 
     def __init__(self, loaded: LoadedModel, recipe: Recipe, *, seed: int) -> None:
         """Wrap a model that has an adapter.
@@ -79,9 +82,8 @@ class Rerouter(nn.Module):
         self.model = loaded.model
         self._loaded = loaded
         self._recipe = recipe
-        width = int(loaded.decoder.config.hidden_size)
-        directions_LD = escape_directions(len(recipe.target_layers), width=width, seed=seed)
-        self.register_buffer("directions", directions_LD.to(loaded.device), persistent=False)
+        self.objective = objective_of(loaded, recipe, seed=seed)
+        self.noise = install_row_dropout(loaded.model)
 
     def train(self, mode: bool = True) -> Rerouter:
         """Switch the adapter's dropout; the frozen model stays in eval mode."""
@@ -92,12 +94,16 @@ class Rerouter(nn.Module):
                 module.train(mode)
         return self
 
-    def forward(self, batch: Batch, weights: Weights) -> dict[str, Float[Tensor, ""]]:
-        """Losses and monitors of a batch.
+    def forward(
+        self, batch: Batch, weights: Weights, totals: StepTotals | None = None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Losses and monitors of a batch, as its shares of those of the whole step.
 
         Args:
             batch: circuit-breaker and retain examples, on the model's device.
-            weights: weights of the losses in this step.
+            weights: weights of the losses in this batch.
+            totals: of the step that the batch is a part of; None when it is a step of its own.
+                Summed over a step's batches, what is returned is the step's.
 
         Returns:
             Scalars. `loss` has a gradient; the others are detached: `reroute_loss`, `retain_loss`,
@@ -105,17 +111,17 @@ class Rerouter(nn.Module):
             (`reroute_cosine` over circuit-breaker tokens, `retain_cosine` over retain tokens), and
             `frozen_norm` and `adapted_norm`, mean norms of circuit-breaker tokens there.
         """
+        totals = StepTotals.of_batch(batch) if totals is None else totals
         frozen, adapted = self.hidden_states(batch)
-        targets, retained = self._recipe.target_layers, self._recipe.retain_layers
-        reroute = reroute_loss(_pick(adapted, targets), _pick(frozen, targets), batch.reroute_mask)
-        retain = retain_loss(_pick(adapted, retained), _pick(frozen, retained), batch.retain_mask)
-        escape = escape_loss(
-            _pick(adapted, targets), _pick(frozen, targets), self.directions, batch.reroute_mask
+        losses = self.objective.losses(adapted, frozen, batch, totals)
+        loss = (
+            weights.reroute * losses["reroute_loss"]
+            + weights.retain * losses["retain_loss"]
+            + weights.escape * losses["escape_loss"]
         )
-        loss = weights.reroute * reroute + weights.retain * retain + weights.escape * escape
-        values = {"reroute_loss": reroute, "retain_loss": retain, "escape_loss": escape}
-        monitors = _monitors(_pick(adapted, targets), _pick(frozen, targets), batch)
-        return {"loss": loss, **{name: v.detach() for name, v in values.items()}, **monitors}
+        targets = self._recipe.target_layers
+        monitors = _monitors(pick(adapted, targets), pick(frozen, targets), batch, totals)
+        return {"loss": loss, **{name: v.detach() for name, v in losses.items()}, **monitors}
 
     def hidden_states(self, batch: Batch) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Hidden states (B, T, D) of the frozen and of the adapted model.
@@ -126,7 +132,7 @@ class Rerouter(nn.Module):
         """
         first, stop = self._recipe.lora_layers[0], self._recipe.num_blocks
         mask_BT = batch.attention_mask
-        positions_BT = (mask_BT.cumsum(-1) - 1).clamp_min(0)
+        positions_BT = self.objective.positions(batch)
         with torch.no_grad(), self._loaded.adapter_disabled():
             hidden_BTD = embed_inputs(self._loaded, batch.model_inputs())
             if first > 0:
@@ -148,22 +154,22 @@ class Rerouter(nn.Module):
         )  # fmt: skip
 
 
-def _pick(hidden: dict[int, Tensor], layers: Sequence[int]) -> list[Tensor]:
-    return [hidden[layer] for layer in layers]
-
-
 @torch.no_grad()
-def _monitors(adapted: Hidden, frozen: Hidden, batch: Batch) -> dict[str, Tensor]:
-    def mean_cosine(mask: Mask) -> Tensor:
-        return mean_or_zero(cosines(masked_tokens(adapted, mask), masked_tokens(frozen, mask)))
+def _monitors(
+    adapted: Hidden, frozen: Hidden, batch: Batch, totals: StepTotals
+) -> dict[str, Tensor]:
+    def mean_cosine(mask: Mask, tokens: int) -> Tensor:
+        cosines_LN = cosines(masked_tokens(adapted, mask), masked_tokens(frozen, mask))
+        return mean_or_zero(cosines_LN, tokens=tokens)
 
     def mean_norm(hidden: Hidden) -> Tensor:
         tokens_LND = torch.stack(masked_tokens(hidden, batch.reroute_mask))
-        return mean_or_zero(torch.linalg.vector_norm(tokens_LND, dim=-1))
+        norms_LN = torch.linalg.vector_norm(tokens_LND, dim=-1)
+        return mean_or_zero(norms_LN, tokens=totals.reroute_tokens)
 
     return {
-        "reroute_cosine": mean_cosine(batch.reroute_mask),
-        "retain_cosine": mean_cosine(batch.retain_mask),
+        "reroute_cosine": mean_cosine(batch.reroute_mask, totals.reroute_tokens),
+        "retain_cosine": mean_cosine(batch.retain_mask, totals.retain_tokens),
         "frozen_norm": mean_norm(frozen),
         "adapted_norm": mean_norm(adapted),
     }

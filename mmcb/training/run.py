@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from mmcb.errors import MmcbError
 from mmcb.log import get_logger
 from mmcb.models.export import merge_adapter, save_adapter
+from mmcb.models.generic import check_decoder, is_generic
 from mmcb.models.loading import LoadedModel, load_model
 from mmcb.models.locate import check_model, locate
-from mmcb.runs import RunDir, newest_run, timestamp
+from mmcb.runs import RunDir, newest_run, read_manifest, timestamp
 from mmcb.store import file_hash, write_atomic
 from mmcb.training.checkpoints import cut_metrics, locked, step_of
 from mmcb.training.config import TrainingConfig
@@ -26,9 +27,12 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 RUNS = Path("runs/training")
-MAY_CHANGE = frozenset({"out", "data", "merge", "evaluate", "device", "checkpoint_every"})
+MAY_CHANGE = frozenset({"out", "data", "merge", "evaluate", "device", "checkpoint_every", "recipe"})
 """Settings that a resumed run may change: they do not decide where training ends up. (The data's
 content may not change; the run's input hashes see to that.)"""
+
+SPLIT = ("batch_size", "retain_batch_size", "accumulation")
+"""Settings that a resumed run may change together, if a step has as many examples as before."""
 
 _log = get_logger(__name__)
 
@@ -45,7 +49,7 @@ def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
         merged/ if asked for.
 
     Raises:
-        MmcbError: no model, no data, layers that do not fit, or a loss that is not finite.
+        MmcbError: no model, no data, layers that do not fit, or a run that has gone wrong.
     """
     check_model(config.model)
     data = find_data(config.data)
@@ -58,7 +62,11 @@ def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
         accelerator.wait_for_everyone()
         run = stack.enter_context(
             RunDir.start(
-                out, command="training", config=config, inputs=inputs, may_change=MAY_CHANGE
+                out,
+                command="training",
+                config=config,
+                inputs=inputs,
+                may_change=_may_change(config, out),
             )
         )
         if run.previous_status == "complete" and (out / "adapter").is_dir():
@@ -84,6 +92,14 @@ def _train_in(run: RunDir, config: TrainingConfig, *, data: Path, accelerator: A
     """Load, encode, train, save: the part of a run that takes long."""
     pairs = read_examples(data)
     loaded, recipe = _load(config, device=str(accelerator.device))
+    if is_generic(loaded.family):
+        check_decoder(loaded)
+        _log.info(
+            "model type %s is in no row of the table: a generic recipe, targets %s,"
+            " LoRA on %s of blocks %d to %d",
+            loaded.family.name, recipe.target_layers, "/".join(loaded.family.lora_modules),
+            *recipe.lora_layers,
+        )  # fmt: skip
     _write_recipe(run, recipe)
     run.note("model_revision", loaded.revision)
     settings: dict[str, Any] = {
@@ -158,7 +174,7 @@ def _accelerator(config: TrainingConfig) -> Accelerator:
 def _write_recipe(run: RunDir, recipe: Recipe) -> None:
     """Write recipe.json; a run that goes on must have been begun by the same recipe."""
     path = run.file("recipe.json")
-    if path.is_file() and read_recipe(path) != recipe:
+    if path.is_file() and read_recipe(path).trajectory() != recipe.trajectory():
         raise MmcbError(
             f"{path} was written by another recipe (mmcb's defaults have changed since)",
             hint="give --out another folder, or delete this one",
@@ -197,7 +213,21 @@ def _unfinished(config: TrainingConfig, inputs: Mapping[str, Path], runs: Path) 
 
 
 def _essence(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in settings.items() if name not in MAY_CHANGE}
+    """What decides where training ends up: settings, but for the split of a step."""
+    kept = {k: v for k, v in settings.items() if k not in MAY_CHANGE and k not in SPLIT}
+    sizes, accumulation = [settings.get(name) for name in SPLIT[:2]], settings["accumulation"]
+    if settings.get("paper_compat") or None in sizes:
+        return {**kept, "split": (*sizes, accumulation)}
+    return {**kept, "split": tuple(size * accumulation for size in sizes)}
+
+
+def _may_change(config: TrainingConfig, out: Path) -> frozenset[str]:
+    """Settings that may differ from those of the run in `out`, if there is one."""
+    if not (out / "manifest.json").is_file():
+        return MAY_CHANGE
+    old = {**config.model_dump(mode="json"), **read_manifest(out).get("config", {})}
+    same = _essence(old)["split"] == _essence(config.model_dump(mode="json"))["split"]
+    return MAY_CHANGE.union(SPLIT) if same else MAY_CHANGE
 
 
 def _fresh(config: TrainingConfig, runs: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -14,25 +13,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from mmcb.errors import MmcbError
-from mmcb.log import get_logger, progress
+from mmcb.log import progress
 from mmcb.models.loading import LoadedModel
-from mmcb.models.seeding import seeded
-from mmcb.store import record_id
-from mmcb.training.batches import Batch, PixelCache, Sampler, collate, prefetched
-from mmcb.training.checkpoints import load_checkpoint, save_checkpoint
-from mmcb.training.examples import EncodedExample, ExampleSet
+from mmcb.training.batches import Batch, PixelCache, Sampler, prefetched
+from mmcb.training.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
+from mmcb.training.examples import ExampleSet
+from mmcb.training.health import Health, check_finite
+from mmcb.training.objective import step_totals
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
 from mmcb.training.schedule import Weights
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-STUCK_COSINE = 0.9
-"""Above this cosine, half way through, rerouting has not begun: training sits on its saddle."""
-
-_log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +75,15 @@ class Trainer:
         self._accelerator = accelerator
         self._wrapped, self._stepper = accelerator.prepare(self.rerouter, self.optimizer)
         self._pixels = PixelCache(loaded)
-        self._pad_id = int(loaded.tokenizer.pad_token_id or 0)
         self._heldout = heldout
+        self._health = Health(steps=recipe.steps)
+        self._fingerprint = fingerprint_of(
+            recipe,
+            train.examples,
+            seed=seed,
+            world=accelerator.num_processes,
+            revision=loaded.revision,
+        )
         self._sampler = Sampler(
             train.examples,
             batch_sizes=(recipe.batch_size, recipe.retain_batch_size),
@@ -105,10 +105,16 @@ class Trainer:
             the steps that were validated.
 
         Raises:
-            MmcbError: a loss or a gradient is not finite.
+            MmcbError: the checkpoint is damaged or another run's, a loss or a gradient is not
+                finite, or the run has gone wrong (`Health`).
         """
         recipe = self.recipe
-        done = load_checkpoint(checkpoint, parameters=self.parameters, optimizer=self.optimizer)
+        state: dict[str, Any] = {
+            "fingerprint": self._fingerprint,
+            "parameters": self.parameters,
+            "optimizer": self.optimizer,
+        }
+        done = load_checkpoint(checkpoint, **state)
         steps = range(done + 1, recipe.steps + 1)
         keys = [(step, micro) for step in steps for micro in range(recipe.accumulation)]
         batches = prefetched(self._make_batch, keys)
@@ -119,12 +125,11 @@ class Trainer:
                 if every.validate and (last or step % every.validate == 0):
                     row |= self.validate()
                 yield row
-                # After the row: a row is then never missing for a step that is not run again.
+                # After the row: one is then never missing for a step that is not run again. And
+                # after the check: a run that failed in its last step must not go on to its end.
+                self._health.check(step, row)
                 if self._accelerator.is_main_process and (last or step % every.checkpoint == 0):
-                    save_checkpoint(
-                        checkpoint, step=step, parameters=self.parameters, optimizer=self.optimizer
-                    )
-                self._warn_if_stuck(step, row["reroute_cosine"])
+                    save_checkpoint(checkpoint, step=step, **state)
                 bar.advance(
                     reroute=row["reroute_loss"],
                     retain=row["retain_loss"],
@@ -142,7 +147,8 @@ class Trainer:
         sums = {"reroute_cosine": 0.0, "retain_cosine": 0.0}
         counts = dict.fromkeys(sums, 0)
         for chunk in chunks:
-            batch = self._collate(chunk)
+            batch = self.rerouter.objective.collate(chunk, pixels=self._pixels)
+            batch = batch.to(self._accelerator.device)
             with torch.no_grad():
                 outputs = self.rerouter(batch, Weights(0.0, 0.0, 0.0))
             masks = {"reroute_cosine": batch.reroute_mask, "retain_cosine": batch.retain_mask}
@@ -155,26 +161,31 @@ class Trainer:
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Any]:
         """One optimiser step and its metrics."""
         started = time.perf_counter()
-        weights = self.recipe.schedule.at(step)
-        accelerator = self._accelerator
+        accelerator, objective = self._accelerator, self.rerouter.objective
+        totals = step_totals(objective, self._sampler.step(step), batches=self._sampler.parts)
         self.rerouter.train()
-        totals: dict[str, Tensor] = {}
+        sums: dict[str, Tensor] = {}
         tokens = images = 0
         for micro in range(self.recipe.accumulation):
-            batch = next(batches).to(accelerator.device)
+            batch = next(batches)
             tokens += int(batch.attention_mask.sum())
             images += 0 if batch.pixel_values is None else len(batch.pixel_values)
             last = micro == self.recipe.accumulation - 1
             hold = nullcontext() if last else accelerator.no_sync(self._wrapped)
-            dropout = _dropout_seed(self._seed, step, micro, accelerator.process_index)
-            with hold, seeded(dropout):
-                outputs = self._wrapped(batch, weights)
-                accelerator.backward(outputs["loss"] / self.recipe.accumulation)
+            device = accelerator.device
+            noise = self.rerouter.noise.of(batch, seed=self._seed, step=step, device=device)
+            with hold, noise:
+                weights = objective.weights(step, micro=micro)
+                outputs = self._wrapped(batch.to(device), weights, totals)
+                # A sum over batches and processes, which DDP would turn into a mean over processes.
+                accelerator.backward(outputs["loss"] * accelerator.num_processes)
             for name, value in outputs.items():
-                totals[name] = totals.get(name, 0) + value.detach() / self.recipe.accumulation
+                sums[name] = sums.get(name, 0) + value.detach()
         norm = accelerator.clip_grad_norm_(self.parameters.values(), self.recipe.max_grad_norm)
-        values = self._read({**totals, "grad_norm": norm})
-        _check_finite(values, step)
+        if norm is not None:
+            sums["grad_norm"] = norm / accelerator.num_processes
+        values = self._read(sums)
+        check_finite(values, step=step)
         self._stepper.step()
         self._stepper.zero_grad()
         return {
@@ -189,43 +200,16 @@ class Trainer:
             "seconds": time.perf_counter() - started,
         }
 
-    def _read(self, values: Mapping[str, Tensor | None]) -> dict[str, float]:
-        """Means over the processes, as numbers, with one transfer from the device."""
-        present = {name: value for name, value in values.items() if value is not None}
-        stacked = torch.stack([value.detach().float() for value in present.values()])
-        means = self._accelerator.reduce(stacked, reduction="mean").tolist()
-        return dict(zip(present, means, strict=True))
+    def _read(self, values: Mapping[str, Tensor]) -> dict[str, float]:
+        """Sums over the processes, as numbers, with one transfer from the device."""
+        stacked = torch.stack([value.detach().float() for value in values.values()])
+        sums = self._accelerator.reduce(stacked, reduction="sum").tolist()
+        return dict(zip(values, sums, strict=True))
 
     def _make_batch(self, step: int, micro: int) -> Batch:
         rank = self._accelerator.process_index
         examples = self._sampler.batch(step, micro=micro, rank=rank)
-        return collate(examples, pixels=self._pixels, pad_id=self._pad_id)
-
-    def _collate(self, examples: list[EncodedExample]) -> Batch:
-        batch = collate(examples, pixels=self._pixels, pad_id=self._pad_id)
-        return batch.to(self._accelerator.device)
-
-    def _warn_if_stuck(self, step: int, cosine: float) -> None:
-        if step in (self.recipe.steps // 2, self.recipe.steps) and cosine > STUCK_COSINE:
-            _log.warning(
-                "step %d: the cosine is still %.4f: rerouting has not left its saddle; "
-                "try a higher --learning-rate, --escape-weight or --escape-steps",
-                step,
-                cosine,
-            )
-
-
-def _dropout_seed(seed: int, step: int, micro: int, rank: int) -> int:
-    return int(record_id("dropout", seed, step, micro, rank), 16) % 2**63
-
-
-def _check_finite(values: Mapping[str, float], step: int) -> None:
-    wrong = [name for name, value in values.items() if not math.isfinite(value)]
-    if wrong:
-        raise MmcbError(
-            f"step {step}: {', '.join(wrong)} not finite; nothing of this step was kept",
-            hint="lower --learning-rate, or use --dtype bfloat16 or float32 instead of float16",
-        )
+        return self.rerouter.objective.collate(examples, pixels=self._pixels)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -87,6 +87,24 @@ def test_ranks_and_micro_batches_see_different_examples() -> None:
     assert len(shown) == len(set(shown)) == 24
 
 
+def test_a_step_has_the_same_examples_however_it_is_split() -> None:
+    whole = _sampler(_mixed(), batch_sizes=(12, 12))
+    for size, accumulation, world in ((4, 3, 1), (6, 1, 2), (3, 2, 2), (1, 12, 1)):
+        split = _sampler(_mixed(), batch_sizes=(size, size), accumulation=accumulation, world=world)
+        for step in range(1, 6):
+            parts = [split.batch(step, micro=micro, rank=rank)
+                     for micro in range(accumulation) for rank in range(world)]  # fmt: skip
+            assert all(len(part) == 2 * size for part in parts)
+            ids = Counter(e.id for part in parts for e in part)
+            assert ids == Counter(e.id for e in whole.step(step))
+            assert ids == Counter(e.id for e in split.step(step))
+
+
+def test_more_batches_than_examples_are_refused() -> None:
+    with pytest.raises(MmcbError, match="5 batches a step, and at most 4 examples"):
+        _sampler(_examples("retain", number=4, image=False), accumulation=5)
+
+
 def test_fewer_examples_than_a_batch() -> None:
     examples = _examples("retain", number=2, image=False)
     assert {e.id for e in _sampler(examples).batch(5)} == {e.id for e in examples}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from mmcb.errors import MmcbError
 from mmcb.models.loading import load_model
@@ -100,24 +100,12 @@ def test_schedule_follows_optimiser_steps_whatever_the_accumulation(
     assert reroute == retain == pytest.approx(2.5)  # alpha / 2 each at T = 4 of 2T = 8
 
 
-def test_accumulating_is_averaging(config: TrainingConfig, tmp_path: Path) -> None:
-    """Twice the same batch gives the gradient of one, so the same first step."""
-    single = config.model_copy(update={"steps": 1, "lora_dropout": 0.0, "batch_size": 6,
-                                       "retain_batch_size": 6, "alternate": False})  # fmt: skip
-    double = single.model_copy(update={"accumulation": 2, "out": tmp_path / "double"})
-    first, second = (_adapter(train(c)) for c in (single, double))
-    for name, tensor in first.items():
-        assert torch.allclose(tensor, second[name], atol=1e-5), name
-
-
 class Kill(BaseException):
     """Stands for SIGKILL: no handler of the run may see it as an end."""
 
 
-def test_resumed_equals_uninterrupted(
-    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    whole = train(config.model_copy(update={"out": tmp_path / "whole"}))
+def _killed(config: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run until step 4 begins: one step after the checkpoint of step 2."""
     original = trainer_module.Trainer._step
 
     def dies(self: Any, step: int, batches: Any) -> dict[str, Any]:
@@ -129,11 +117,65 @@ def test_resumed_equals_uninterrupted(
         patch.setattr(trainer_module.Trainer, "_step", dies)
         with pytest.raises(Kill):
             train(config)
+
+
+def test_resumed_equals_uninterrupted(
+    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = train(config.model_copy(update={"out": tmp_path / "whole"}))
+    _killed(config, monkeypatch)
     assert len(read_metrics(tmp_path / "run")) == 3  # one more than the checkpoint of step 2
     resumed = train(config)
     assert _timeless(resumed) == _timeless(whole)
     first, second = _adapter(whole), _adapter(resumed)
     assert all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def test_another_split_goes_on_along_the_same_trajectory(
+    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dropout is on: its noise belongs to the examples, and not to their batches."""
+    config = config.model_copy(update={"batch_size": 4, "retain_batch_size": 6})
+    whole = train(config.model_copy(update={"out": tmp_path / "whole"}))
+    _killed(config, monkeypatch)
+    other = {"batch_size": 2, "retain_batch_size": 3, "accumulation": 2}
+    resumed = train(config.model_copy(update=other))
+    for row, wanted in zip(_timeless(resumed), _timeless(whole), strict=True):
+        assert row == pytest.approx(wanted, rel=1e-4, abs=1e-5)
+    first, second = _adapter(whole), _adapter(resumed)
+    for name, tensor in first.items():
+        assert (tensor - second[name]).abs().max() < 1e-5, name
+
+
+def test_a_split_of_other_examples_is_refused(config: TrainingConfig) -> None:
+    train(config)
+    with pytest.raises(MmcbError, match="accumulation"):
+        train(config.model_copy(update={"accumulation": 2}))
+
+
+def test_a_damaged_or_foreign_checkpoint_is_refused_in_a_sentence(
+    config: TrainingConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _killed(config, monkeypatch)
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    good = checkpoint.read_bytes()
+    checkpoint.write_bytes(good[: len(good) // 2])
+    with pytest.raises(MmcbError, match=r"checkpoint\.safetensors is damaged"):
+        train(config)
+    checkpoint.write_bytes(b"")
+    with pytest.raises(MmcbError, match=r"checkpoint\.safetensors is damaged"):
+        train(config)
+    save_file({"x": torch.zeros(1)}, checkpoint)
+    with pytest.raises(MmcbError, match=r"is not a checkpoint of mmcb"):
+        train(config)
+    checkpoint.write_bytes(good)
+    foreign = config.model_copy(update={"out": tmp_path / "other", "seed": 1})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "checkpoint.safetensors").write_bytes(good)
+    with pytest.raises(MmcbError, match="the checkpoint of another run") as caught:
+        train(foreign)
+    assert caught.value.hint is not None
+    train(config)  # and the whole one still serves
 
 
 def test_sigkill_and_the_same_command_without_out(
@@ -187,10 +229,12 @@ def test_two_processes_in_one_folder_are_refused(config: TrainingConfig) -> None
 def test_not_a_number_stops_the_run(
     config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mmcb.training import reroute
+    from mmcb.training import objective
 
-    real = reroute.reroute_loss
-    monkeypatch.setattr(reroute, "reroute_loss", lambda *args: real(*args) * math.nan)
+    real = objective.reroute_loss
+    monkeypatch.setattr(
+        objective, "reroute_loss", lambda *args, **tokens: real(*args, **tokens) * math.nan
+    )
     with pytest.raises(MmcbError, match=r"step 1: .*reroute_loss.* not finite"):
         train(config)
     assert config.out is not None
@@ -222,9 +266,15 @@ def test_escape_leaves_the_saddle_on_every_seed(config: TrainingConfig, seed: in
     assert rows[-1]["reroute_cosine"] < 0.3
 
 
-def test_without_escape_the_same_recipe_stays_on_the_saddle(config: TrainingConfig) -> None:
-    rows = read_metrics(train(config.model_copy(update={**SADDLE, "escape_steps": 0})))
-    assert rows[-1]["reroute_cosine"] > 0.99
+def test_without_escape_the_same_recipe_stays_on_the_saddle_and_fails(
+    config: TrainingConfig,
+) -> None:
+    assert config.out is not None
+    with pytest.raises(MmcbError, match="has not left its saddle"):
+        train(config.model_copy(update={**SADDLE, "escape_steps": 0}))
+    assert read_metrics(config.out)[-1]["reroute_cosine"] > 0.99
+    assert read_manifest(config.out)["status"] == "failed"
+    assert not (config.out / "adapter").exists()
 
 
 def test_a_run_that_stays_on_the_saddle_says_so(

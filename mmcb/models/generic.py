@@ -1,0 +1,152 @@
+"""Defaults for a decoder that is in no row of the table, and a check that we can run its blocks."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from mmcb.errors import MmcbError
+from mmcb.models.families import FAMILIES, LLAMA_LINEAR, Family, RecipeDefaults
+
+if TYPE_CHECKING:
+    from mmcb.models.loading import LoadedModel
+
+LAYERS = "model.layers"
+"""Where transformers keeps the blocks of a Llama-like decoder."""
+
+UPSTREAM_TARGETS, UPSTREAM_BLOCKS = (10, 20), 32
+"""The authors' targets and the depth they belong to; other depths take the same share."""
+
+TOLERANCE = 1e-2
+"""Largest difference, as a share of the largest entry, between transformers' hidden states and
+ours: bfloat16's rounding. A decoder that works otherwise is off by its whole size."""
+
+
+def generic_family(config: Any, *, name: str) -> Family:
+    """A row for a decoder without one: upstream's recipe, its targets scaled by depth.
+
+    Args:
+        config: a transformers config or the parsed config.json (a mapping).
+        name: what to call the model in an error.
+
+    Raises:
+        MmcbError: a model that transformers does not know, one that takes images, or a decoder
+            that is not like Llama's.
+    """
+    given = config.get("model_type") if isinstance(config, Mapping) else config.model_type
+    model_type = str(given)
+    _check_type(model_type, name=name)
+    block, num_blocks = _one_block(config)
+    modules = tuple(
+        linear
+        for linear in LLAMA_LINEAR
+        if any(path.count(".") == 1 and path.endswith(f".{linear}") for path in block)
+    )
+    if not modules:
+        raise MmcbError(
+            f"{name} has model type {model_type!r}, which is not in mmcb's table and has no"
+            f" Llama-like decoder ({LAYERS} with {', '.join(LLAMA_LINEAR)})",
+            hint="add a row to mmcb/models/families.py; docs/add-a-model.md says how",
+        )
+    scaled = (max(1, round(num_blocks * k / UPSTREAM_BLOCKS)) for k in UPSTREAM_TARGETS)
+    targets = tuple(sorted(set(scaled)))
+    return Family(
+        name=model_type,
+        hub_id=None,
+        kind="llm",
+        config_model_type=model_type,
+        num_blocks=num_blocks,
+        decoder_layers=LAYERS,
+        lora_modules=modules,
+        defaults=RecipeDefaults(
+            reroute_weight=5.0,
+            retain_weight=5.0,
+            target_layers=targets,
+            lora_layers=(0, min(targets[-1], num_blocks - 1)),
+            mask="all",
+        ),
+    )
+
+
+def is_generic(family: Family) -> bool:
+    """Whether a row was made here, and not taken from the table."""
+    return family.name not in FAMILIES
+
+
+def check_decoder(loaded: LoadedModel) -> None:
+    """Make sure that `run_blocks` does what the model's own forward pass does.
+
+    Raises:
+        MmcbError: it does not; training would reroute another model.
+    """
+    import torch
+
+    from mmcb.models.hidden import embed_inputs, run_blocks
+
+    kinds = set(getattr(loaded.decoder.config, "layer_types", None) or ())
+    if len(kinds) > 1:
+        raise _unlike(loaded, f"mixes {' and '.join(sorted(kinds))}")
+    ids = torch.arange(1, 13, device=loaded.device)[None]
+    blocks = range(len(loaded.decoder_layers) + 1)
+    with torch.no_grad():
+        own = loaded.decoder(input_ids=ids, output_hidden_states=True, use_cache=False)
+        embedded = embed_inputs(loaded, {"input_ids": ids})
+        try:
+            ours = run_blocks(
+                loaded, embedded, None, None, start=0, stop=blocks[-1], collect=set(blocks)
+            )
+        except (TypeError, AttributeError) as error:
+            raise _unlike(loaded, f"takes other arguments: {error}") from error
+        ours[blocks[-1]] = loaded.decoder.norm(ours[blocks[-1]])
+    for layer, theirs in enumerate(own.hidden_states):
+        difference = float((ours[layer] - theirs).abs().max() / theirs.abs().max())
+        if not difference <= TOLERANCE:
+            raise _unlike(loaded, f"gives other values for hidden_states[{layer}]")
+
+
+def _unlike(loaded: LoadedModel, how: str) -> MmcbError:
+    return MmcbError(
+        f"{loaded.name}: the decoder of model type {loaded.family.name!r} is not like Llama's: it"
+        f" {how}",
+        hint="docs/add-a-model.md says what run_blocks in mmcb/models/hidden.py expects",
+    )
+
+
+def _check_type(model_type: str, *, name: str) -> None:
+    from transformers.models.auto import modeling_auto as known
+
+    rows = ", ".join(sorted({family.config_model_type for family in FAMILIES.values()}))
+    hint = "add a row to mmcb/models/families.py; docs/add-a-model.md says how"
+    if model_type in known.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise MmcbError(
+            f"{name} has model type {model_type!r}, a vision-language model that mmcb does not"
+            f" know (known: {rows})",
+            hint=hint,
+        )
+    if model_type not in known.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise MmcbError(
+            f"{name} has model type {model_type!r}, which neither mmcb nor transformers knows as a"
+            f" language model (known to mmcb: {rows})",
+            hint=hint,
+        )
+
+
+def _one_block(config: Any) -> tuple[list[str], int]:
+    """Names of the modules in the first block, without weights, and the number of blocks."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if isinstance(config, Mapping):
+        rest = {key: value for key, value in config.items() if key != "model_type"}
+        config = AutoConfig.for_model(config["model_type"], **rest)
+    short = copy.deepcopy(config.get_text_config())
+    num_blocks = int(short.num_hidden_layers)
+    short.num_hidden_layers = 1
+    if getattr(short, "layer_types", None):
+        short.layer_types = short.layer_types[:1]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(short)
+    layers = dict(model.named_modules()).get(LAYERS)
+    names = [] if layers is None else [path for path, _ in layers[0].named_modules()]
+    return names, num_blocks

@@ -1,0 +1,55 @@
+"""Dropout that belongs to the example, and not to its batch."""
+
+import torch
+
+from mmcb.training.batches import Batch
+from mmcb.training.dropout import RowDropout, RowNoise
+
+D = 64
+
+
+def _batch(ids: tuple[str, ...], lengths: tuple[int, ...], *, left: bool = False) -> Batch:
+    width = max(lengths) + 2
+    mask = torch.zeros(len(ids), width, dtype=torch.long)
+    for row, length in enumerate(lengths):
+        mask[row, width - length :] = 1 if left else 0
+        mask[row, : 0 if left else length] = 1
+    none = mask.bool() & False
+    return Batch(mask, mask, none, none, None, None, ids)
+
+
+def _kept(batch: Batch, *, seed: int = 0, step: int = 1) -> dict[str, torch.Tensor]:
+    """What two dropouts in a row leave of each example's real tokens."""
+    noise = RowNoise()
+    dropout = RowDropout(0.25, noise).train()
+    ones = torch.ones(*batch.attention_mask.shape, D)
+    with noise.of(batch, seed=seed, step=step, device=torch.device("cpu")):
+        both = torch.stack([dropout(ones), dropout(ones)], dim=1)
+    real = batch.attention_mask.bool()
+    return {name: both[row][:, real[row]] for row, name in enumerate(batch.ids)}
+
+
+def test_company_and_padding_do_not_matter() -> None:
+    together = _kept(_batch(("a", "b", "c"), (7, 3, 5)))
+    for batch in (_batch(("c",), (5,)), _batch(("b", "c"), (3, 5), left=True)):
+        assert torch.equal(_kept(batch)["c"], together["c"])
+
+
+def test_examples_steps_seeds_and_modules_differ() -> None:
+    batch = _batch(("a", "b"), (5, 5))
+    first = _kept(batch)
+    assert not torch.equal(first["a"], first["b"])
+    assert not torch.equal(first["a"][0], first["a"][1])
+    assert not torch.equal(first["a"], _kept(batch, step=2)["a"])
+    assert not torch.equal(first["a"], _kept(batch, seed=1)["a"])
+    assert torch.equal(first["a"], _kept(batch)["a"])
+
+
+def test_it_is_dropout() -> None:
+    kept = _kept(_batch(("a",), (200,)))["a"]
+    assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
+    assert abs(float(kept.mean()) - 1) < 0.02
+    module = RowDropout(0.25, RowNoise())
+    ones = torch.ones(2, 3, D)
+    assert torch.equal(module.eval()(ones), ones)
+    assert (module.train()(ones) == 0).any()  # without a batch: torch's own
