@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,14 @@ from mmcb.log import get_logger
 from mmcb.models.export import merge_adapter, save_adapter
 from mmcb.models.loading import LoadedModel, load_model
 from mmcb.models.locate import check_model, locate
-from mmcb.runs import RunDir, newest_run, timestamp
+from mmcb.runs import RunDir, newest_run, read_manifest, timestamp
 from mmcb.store import file_hash, write_atomic
 from mmcb.training.checkpoints import cut_metrics, locked, step_of
 from mmcb.training.config import TrainingConfig
-from mmcb.training.examples import FILES, check_examples, encode_examples, find_data, read_examples
+from mmcb.training.examples import check_examples, encode_examples
 from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
+from mmcb.training.sources.mixing import Part, Sets, describe, find_sets, input_files, mix
 from mmcb.training.trainer import Intervals, Trainer
 
 if TYPE_CHECKING:
@@ -48,8 +50,8 @@ def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
         MmcbError: no model, no data, layers that do not fit, or a loss that is not finite.
     """
     check_model(config.model)
-    data = find_data(config.data)
-    inputs = {Path(name).stem: data / name for name in FILES}
+    sets = find_sets(config)
+    inputs = input_files(sets)
     accelerator = _accelerator(config)
     out = _agreed_folder(config, inputs, accelerator=accelerator, runs=runs)
     with ExitStack() as stack:
@@ -64,8 +66,8 @@ def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
         if run.previous_status == "complete" and (out / "adapter").is_dir():
             _log.info("%s is already trained; nothing to do", out)
         else:
-            _log.info("training data: %s, run: %s", data, out)
-            _train_in(run, config, data=data, accelerator=accelerator)
+            _log.info("training data: %s, run: %s", "; ".join(describe(sets).values()), out)
+            _train_in(run, config, sets=sets, accelerator=accelerator)
         if config.merge and accelerator.is_main_process and not (out / "merged").is_dir():
             _log.info("writing the merged checkpoint to %s", out / "merged")
             merge_adapter(config.model, out / "adapter", out / "merged")
@@ -80,23 +82,25 @@ def wants_evaluation(config: TrainingConfig) -> bool:
     return family is not None and family.defaults.evaluate_after
 
 
-def _train_in(run: RunDir, config: TrainingConfig, *, data: Path, accelerator: Accelerator) -> None:
+def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: Accelerator) -> None:
     """Load, encode, train, save: the part of a run that takes long."""
-    pairs = read_examples(data)
     loaded, recipe = _load(config, device=str(accelerator.device))
     _write_recipe(run, recipe)
+    pairs, parts = mix(sets, config, no_request_fraction=recipe.no_request_fraction)
+    _note_sources(run, parts)
     run.note("model_revision", loaded.revision)
     settings: dict[str, Any] = {
         "masks": {"circuit_breaker": recipe.mask, "retain": recipe.retain_mask},
         "max_length": recipe.max_length,
     }
     train_set = encode_examples(pairs, loaded, split="train", **settings)
-    check_examples(train_set, data=data, model=config.model)
+    check_examples(train_set, origin=describe(sets), model=config.model)
     heldout_set = encode_examples(
         pairs, loaded, split="heldout", limit=config.validation_examples, **settings
     )
     run.note("examples", {"train": len(train_set.examples), "heldout": len(heldout_set.examples)})
     run.note("left_out", train_set.left_out)
+    run.note("truncated", {"train": train_set.truncated, "heldout": heldout_set.truncated})
     loaded = add_adapter(loaded, recipe, seed=config.seed)
     trainer = Trainer(
         loaded,
@@ -164,6 +168,20 @@ def _write_recipe(run: RunDir, recipe: Recipe) -> None:
             hint="give --out another folder, or delete this one",
         )
     write_atomic(path, recipe.model_dump_json(indent=2) + "\n")
+
+
+def _note_sources(run: RunDir, parts: Sequence[Part]) -> None:
+    """Put what each source gave into the manifest; a run that goes on must be given the same."""
+    sources = [asdict(part) for part in parts]
+    before = read_manifest(run.path).get("sources", sources)
+    # A set of the hub may have changed, or a checkout of mmcb read it otherwise.
+    changed = [part["source"] for part, old in zip(sources, before, strict=True) if part != old]
+    if changed:
+        raise MmcbError(
+            f"{run.path}: {', '.join(changed)} no longer gives what this run started with",
+            hint="give --out another folder, or delete this one",
+        )
+    run.note("sources", sources)
 
 
 def _agreed_folder(
