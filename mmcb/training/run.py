@@ -21,7 +21,8 @@ from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import check_examples, encode_examples
 from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
-from mmcb.training.sources.mixing import Part, Sets, describe, find_sets, input_files, mix
+from mmcb.training.sources.mixing import Part, mix
+from mmcb.training.sources.sets import Sets, describe, find_sets, input_files
 from mmcb.training.trainer import Intervals, Trainer
 
 if TYPE_CHECKING:
@@ -172,16 +173,19 @@ def _write_recipe(run: RunDir, recipe: Recipe) -> None:
 
 def _note_sources(run: RunDir, parts: Sequence[Part]) -> None:
     """Put what each source gave into the manifest; a run that goes on must be given the same."""
-    sources = [asdict(part) for part in parts]
-    before = read_manifest(run.path).get("sources", sources)
-    # A set of the hub may have changed, or a checkout of mmcb read it otherwise.
-    changed = [part["source"] for part, old in zip(sources, before, strict=True) if part != old]
-    if changed:
-        raise MmcbError(
-            f"{run.path}: {', '.join(changed)} no longer gives what this run started with",
-            hint="give --out another folder, or delete this one",
-        )
-    run.note("sources", sources)
+    before = read_manifest(run.path).get("sources")
+    if before is not None:
+        # A set of the hub may have changed; where a file lies (--data) may.
+        old = [part["hash"] for part in before]
+        changed = [
+            part.source for part, hash_ in zip(parts, old, strict=True) if part.hash != hash_
+        ]
+        if changed:
+            raise MmcbError(
+                f"{run.path}: {', '.join(changed)} no longer gives what this run started with",
+                hint="give --out another folder, or delete this one",
+            )
+    run.note("sources", [asdict(part) for part in parts])
 
 
 def _agreed_folder(

@@ -7,7 +7,8 @@ from mmcb.models.loading import LoadedModel
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import ExampleSet, encode_examples
 from mmcb.training.recipes import Recipe, resolve_recipe
-from mmcb.training.sources.mixing import Pair, find_sets, mix
+from mmcb.training.sources.mixing import Pair, mix
+from mmcb.training.sources.sets import find_sets
 
 KINDS = ("llm", "vlm")
 

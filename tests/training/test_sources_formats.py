@@ -244,3 +244,16 @@ def test_public_files(shared_data: Path, tmp_path: Path) -> None:
         read(f"chat:{demo / 'v1_sft_demo.jsonl'}")
     with pytest.raises(MmcbError, match=r"xstest_prompts\.csv:2: final_label: missing \(there is"):
         read(f"xstest:{shared_data / 'xstest' / 'xstest_prompts.csv'}")
+
+
+def test_photographs_of_coco_below_the_image_folder(shared_data: Path, tmp_path: Path) -> None:
+    """Records as LLaVA-Instruct-150K has them: bare names of COCO's files."""
+    folder = shared_data / "coco" / "train2017"
+    names = sorted(path.name for path in folder.glob("*.jpg"))[:5]
+    assert names
+    rows = [{**row, "image": name} for row, name in zip(llava_rows(), names, strict=False)]
+    file = write_json(tmp_path / "llava_instruct.json", rows)
+    for name, example in zip(names, read(f"llava:{file}", image_folder=folder), strict=True):
+        assert example is not None
+        assert example.image is not None
+        assert resolve_image(file, example.image) == folder / name

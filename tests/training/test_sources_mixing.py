@@ -13,7 +13,9 @@ from mmcb.models.chat import render
 from mmcb.models.families import find_family
 from mmcb.training.config import TrainingConfig
 from mmcb.training.recipes import preset, resolve_recipe
-from mmcb.training.sources.mixing import Mixture, draw, find_sets, input_files, without_request
+from mmcb.training.sources.drawing import draw, without_request
+from mmcb.training.sources.mixing import Mixture
+from mmcb.training.sources.sets import find_sets, input_files
 from mmcb.training.sources.source import HubSet, Source, parse_source
 from tests.training.helpers import Load, tiny_config
 from tests.training.source_files import (

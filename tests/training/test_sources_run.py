@@ -1,6 +1,7 @@
 """A real run from mixed sources: what it trains on, and what it says of it."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,19 @@ def test_a_set_of_the_hub_that_changed_is_noticed(
     rows.pop()
     with pytest.raises(MmcbError, match="upstream:some/harm no longer gives what this run"):
         train(config)
+
+
+def test_mmcbs_own_folder_may_be_moved_while_a_run_rests(
+    settings: dict[str, Any], data_folder: Path, tmp_path: Path
+) -> None:
+    own = {**settings, "circuit_breaker_data": (), "retain_data": (), "steps": 1}
+    run = train(sources_config(**own, data=data_folder))
+    manifest = json.loads((run / "manifest.json").read_text())
+    (run / "manifest.json").write_text(json.dumps({**manifest, "status": "interrupted"}))
+    shutil.copytree(data_folder, tmp_path / "moved")
+    train(sources_config(**own, data=tmp_path / "moved"))
+    sources = read_manifest(run)["sources"]
+    assert [part["source"] for part in sources] == [
+        f"mmcb:{tmp_path / 'moved' / name}" for name in ("circuit_breaker.jsonl", "retain.jsonl")
+    ]
+    assert set(read_manifest(run)["inputs"]) == {"circuit_breaker", "retain"}

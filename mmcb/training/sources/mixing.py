@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
-import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from mmcb.errors import MmcbError
 from mmcb.log import get_logger
-from mmcb.records import Example, Message
-from mmcb.store import record_id, resolve_image
+from mmcb.records import Example
+from mmcb.store import resolve_image
 from mmcb.training.config import TrainingConfig
-from mmcb.training.examples import FILES, MAKE_DATA, find_data
+from mmcb.training.examples import MAKE_DATA
 from mmcb.training.sources.chat import read_chat
+from mmcb.training.sources.drawing import draw, empty_requests, is_held_out
 from mmcb.training.sources.hub import load_hub
 from mmcb.training.sources.jsonl import read_mmcb
 from mmcb.training.sources.llava_instruct import read_llava
 from mmcb.training.sources.rows import Reading, Row, read_rows
-from mmcb.training.sources.source import KINDS, Format, Kind, Source, flag_of
+from mmcb.training.sources.sets import Sets
+from mmcb.training.sources.source import Format, Kind, Source, flag_of
 from mmcb.training.sources.upstream import read_upstream
 from mmcb.training.sources.xstest import read_xstest
 
@@ -78,60 +78,11 @@ class Mixture(NamedTuple):
     parts: list[Part]
 
 
-Sets = Mapping[Kind, Sequence[Source]]
-"""For each set what it is read from: mmcb's own file, or what the command line names."""
-
-
-def find_sets(config: TrainingConfig) -> Sets:
-    """What each set is to be read from.
-
-    Raises:
-        MmcbError: a file that is not there, or `--data` beside sources for both sets.
-    """
-    sets: dict[Kind, Sequence[Source]] = {
-        "circuit_breaker": config.circuit_breaker_data,
-        "retain": config.retain_data,
-    }
-    for kind, sources in sets.items():
-        for source in sources:
-            if source.hub is None and not Path(source.place).is_file():
-                raise MmcbError(
-                    f"{flag_of(kind)} {source}: no such file, and no data set's id (OWNER/NAME)"
-                )
-    open_ = {kind: name for kind, name in zip(KINDS, FILES, strict=True) if not sets[kind]}
-    if open_:
-        folder = find_data(config.data, names=tuple(open_.values()))
-        own = {k: (Source(format="mmcb", place=str(folder / name)),) for k, name in open_.items()}
-        return {**sets, **own}
-    if config.data is not None:
-        raise MmcbError(
-            f"--data {config.data} would not be read: both sets have sources of their own",
-            hint=f"leave it out, or add mmcb:{config.data / FILES[1]} to --retain-data",
-        )
-    return sets
-
-
-def input_files(sets: Sets) -> dict[str, Path]:
-    """The local files of both sets, by the name that the manifest gives them."""
-    files: dict[str, Path] = {}
-    for kind, sources in sets.items():
-        for number, source in enumerate(sources, start=1):
-            if source.hub is None:
-                name = kind if len(sources) == 1 else f"{kind}_{number}"
-                files[name] = Path(source.place)
-    return files
-
-
-def describe(sets: Sets) -> dict[str, str]:
-    """The sources of each set in words."""
-    return {kind: " ".join(map(str, sources)) for kind, sources in sets.items()}
-
-
 def mix(sets: Sets, config: TrainingConfig, *, no_request_fraction: float) -> Mixture:
     """Read both sets: hold out, draw, and empty requests, all by the seed.
 
     Args:
-        sets: from `find_sets`.
+        sets: from `sets.find_sets`.
         config: its seed, image folder and held-out fraction.
         no_request_fraction: share of each source's training examples to empty the request of.
 
@@ -210,64 +161,6 @@ def _open(
     rows, revision = load_hub(hub)
     file = Path() if image_folder is None else image_folder / "records"
     return rows, Reading(kind, hub.id, revision, file, image_folder)
-
-
-def is_held_out(example: Example, *, seed: int, fraction: float) -> bool:
-    """Whether an example is kept out of training, to validate on.
-
-    Decided by its image, or else its first request: a request's harmful answer and its refusal,
-    and all that is asked about a picture, are on the same side.
-    """
-    if example.image is not None:
-        about = PurePosixPath(example.image).name
-    else:
-        about = next(m.content for m in example.messages if m.role == "user")
-    return int(record_id("heldout", seed, about), 16) < fraction * 16**16
-
-
-def draw(examples: Iterable[Example], *, count: int | None, seed: int) -> list[Example]:
-    """Exactly `count` examples, each used as often as every other, or once more.
-
-    Which ones is decided by a hash of seed and id, not by their order; no more than `count` are
-    held in memory. Returned in the order they came in.
-
-    Args:
-        examples: what there is; read once.
-        count: how many to draw; None for all of them, once.
-        seed: seed of the choice.
-    """
-    if count is None:
-        return list(examples)
-    ranked = heapq.nsmallest(
-        count, enumerate(examples), key=lambda pair: (record_id("draw", seed, pair[1].id), pair[0])
-    )
-    if not ranked:
-        return []
-    whole, rest = divmod(count, len(ranked))
-    return [example for _, example in sorted(ranked * whole + ranked[:rest], key=lambda p: p[0])]
-
-
-def empty_requests(
-    examples: Sequence[Example], *, fraction: float, seed: int
-) -> tuple[list[Example], int]:
-    """Empty the request of a share of examples, to the nearest whole number; return how many.
-
-    Source: upstream's `src/cb_train_dataset.py` empties the request of half of the examples for
-    Llama-3 (by a coin for each), so that the answer alone is rerouted and retained too.
-    """
-    number = round(fraction * len(examples))
-    chosen = set(random.Random(f"{seed}/no request").sample(range(len(examples)), number))
-    return [without_request(e) if i in chosen else e for i, e in enumerate(examples)], number
-
-
-def without_request(example: Example) -> Example:
-    """An answer to nothing: the first answer stays, its request is empty; template tags stay."""
-    first = next(i for i, m in enumerate(example.messages) if m.role == "assistant")
-    system = [message for message in example.messages[:first] if message.role == "system"]
-    messages = (*system, Message(role="user", content=""), example.messages[first])
-    return example.model_copy(
-        update={"id": record_id("no request", example.id), "messages": messages}
-    )
 
 
 def _check_images(source: Source, reading: Reading, train: Sequence[Example]) -> None:
