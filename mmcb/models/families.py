@@ -63,6 +63,8 @@ class RecipeDefaults:
     """Dropout in front of LoRA's A."""
     alternate: bool = False
     """Text-only and image batches take turns, step by step (paper, C.3)."""
+    no_request_fraction: float = 0.0
+    """Share of training examples whose request is emptied (upstream: half, for Llama-3 only)."""
     evaluate_after: bool = False
     """Whether a run ends with a small evaluation; only where that takes seconds."""
 
@@ -175,7 +177,9 @@ _LLAMA_3 = Family(
     num_blocks=32,
     decoder_layers=_LLM_LAYERS,
     defaults=RecipeDefaults(
-        # Upstream's lorra_circuit_breaker_llama3_8b.sh: as Mistral, alpha 10.
+        # Upstream's lorra_circuit_breaker_llama3_8b.sh: as Mistral, alpha 10; cb_train_dataset.py
+        # empties half of the requests.
+        no_request_fraction=0.5,
         reroute_weight=10.0,
         retain_weight=10.0,
         target_layers=(10, 20),

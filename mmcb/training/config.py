@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from mmcb.config import Config
 from mmcb.models.families import Mask
+from mmcb.training.sources.source import KINDS, SourceFlag, read_sources
 
 
 class TrainingConfig(Config):
@@ -22,6 +24,23 @@ class TrainingConfig(Config):
 
     data: Path | None = None
     """Folder of circuit_breaker.jsonl and retain.jsonl (default: the newest in data/synthesis)."""
+
+    circuit_breaker_data: tuple[SourceFlag, ...] = ()
+    """Sources of the circuit-breaker set instead of --data's: mmcb, upstream, chat or llava, a
+    colon, a file or hub id (OWNER/NAME:REVISION#SPLIT), and @ how many examples to draw of it."""
+
+    retain_data: tuple[SourceFlag, ...] = ()
+    """Sources of the retain set instead of --data's, in the same form, and also of format xstest;
+    of upstream's file these take the refusals."""
+
+    image_folder: Path | None = None
+    """Folder that image paths in llava sources begin in (default: the file's own)."""
+
+    heldout_fraction: float = Field(default=0.02, ge=0, lt=1)
+    """Share of the sources' records to validate on; mmcb's own records say it themselves."""
+
+    no_request_fraction: float | None = Field(default=None, ge=0, le=1)
+    """Share of training examples whose request is emptied, so that the answer counts alone."""
 
     out: Path | None = None
     """Folder of the run (default: runs/training/MODEL-TIME). A run of the same settings that was
@@ -123,3 +142,9 @@ class TrainingConfig(Config):
 
     dtype: str = "auto"
     """Precision of the frozen weights: auto, float32, bfloat16, float16."""
+
+    @field_validator("circuit_breaker_data", "retain_data", mode="before")
+    @classmethod
+    def _read_sources(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = next(kind for kind in KINDS if info.field_name == f"{kind}_data")
+        return read_sources(value, kind=kind)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,7 @@ from mmcb.models.chat import Encoded, encode
 from mmcb.models.families import Mask
 from mmcb.models.loading import LoadedModel
 from mmcb.records import Example
-from mmcb.store import read_records, resolve_image
+from mmcb.store import resolve_image
 
 DATA_ROOT = Path("data/synthesis")
 FILES = ("circuit_breaker.jsonl", "retain.jsonl")
@@ -52,47 +52,44 @@ class EncodedExample:
 
 @dataclass(frozen=True, slots=True)
 class ExampleSet:
-    """Encoded examples of one split, and how many records were left out, by reason."""
+    """Encoded examples of one split.
+
+    Attributes:
+        examples: what there is to learn from.
+        left_out: how many records were left out, by reason.
+        truncated: how many examples lost their end to `max_length`, by kind.
+    """
 
     examples: list[EncodedExample]
     left_out: dict[str, int]
+    truncated: dict[str, int] = field(default_factory=dict)
 
     def of_kind(self, kind: str) -> list[EncodedExample]:
         """The examples of one set."""
         return [example for example in self.examples if example.kind == kind]
 
 
-def find_data(data: Path | None, *, root: Path = DATA_ROOT) -> Path:
-    """Folder with both sets: the given one, or the newest under `root`.
+def find_data(data: Path | None, *, root: Path = DATA_ROOT, names: Sequence[str] = FILES) -> Path:
+    """Folder with both sets, or with the one that is asked for: the given one, or the newest.
+
+    Args:
+        data: the folder, or None for the newest under `root`.
+        root: where synthesis puts its folders.
+        names: the files it must hold.
 
     Raises:
-        MmcbError: there is none, or one of the two files is missing.
+        MmcbError: there is none, or one of the files is missing.
     """
     if data is None:
-        folders = [path.parent for path in root.glob(f"*/{FILES[0]}")]
-        complete = [folder for folder in folders if all((folder / f).is_file() for f in FILES)]
+        folders = [path.parent for path in root.glob(f"*/{names[0]}")]
+        complete = [folder for folder in folders if all((folder / f).is_file() for f in names)]
         if not complete:
             raise MmcbError(f"no training data under {root}", hint=MAKE_DATA)
-        return max(complete, key=lambda folder: (folder / FILES[0]).stat().st_mtime)
-    for name in FILES:
+        return max(complete, key=lambda folder: (folder / names[0]).stat().st_mtime)
+    for name in names:
         if not (data / name).is_file():
             raise MmcbError(f"no training data: {data / name} does not exist", hint=MAKE_DATA)
     return data
-
-
-def read_examples(data: Path) -> list[tuple[Path, Example]]:
-    """All records of both sets, each with the file it stands in (image paths are relative to it).
-
-    Raises:
-        MmcbError: a line that is not an example, or a set without training records.
-    """
-    pairs: list[tuple[Path, Example]] = []
-    for name in FILES:
-        found = [(data / name, example) for example in read_records(data / name, Example)]
-        if not any(example.split == "train" for _, example in found):
-            raise MmcbError(f"no training records in {data / name}", hint=MAKE_DATA)
-        pairs += found
-    return pairs
 
 
 def encode_examples(
@@ -107,7 +104,7 @@ def encode_examples(
     """Encode the examples of a split; what this model cannot take is left out, counted and told.
 
     Args:
-        pairs: from `read_examples`.
+        pairs: examples, each with the file that its image path is relative to.
         loaded: the model to encode for. One without a vision tower takes no example with an image.
         split: "train" or "heldout".
         masks: for each kind, the tokens that its loss counts.
@@ -120,6 +117,7 @@ def encode_examples(
     usable = usable if limit is None else _spread(usable, limit)
     sizes: dict[Path, tuple[int, int] | ImageProblem] = {}
     encoded: list[EncodedExample] = []
+    truncated: Counter[str] = Counter()
     with progress(len(usable), f"encoding {split} examples") as bar:
         for path, example in usable:
             image = None if example.image is None else resolve_image(path, example.image)
@@ -134,25 +132,34 @@ def encode_examples(
                 if len(ids) <= start:
                     left_out[f"nothing to learn from in its first {max_length} tokens"] += 1
                 else:
+                    truncated[example.kind] += len(ids) < len(tokens.input_ids)
                     spans = tokens.completion_start, tokens.after_image_start
                     encoded.append(
                         EncodedExample(example.id, example.kind, ids, start, image, *spans)
                     )
             bar.advance()
     _tell(split, encoded, left_out)
-    return ExampleSet(encoded, {reason: n for reason, n in left_out.items() if n})
+    if truncated.total():
+        told = f"{truncated['circuit_breaker']} circuit-breaker and {truncated['retain']} retain"
+        _log.info("%s: cut %s examples after %d text tokens", split, told, max_length)
+    return ExampleSet(encoded, {reason: n for reason, n in left_out.items() if n}, +truncated)
 
 
-def check_examples(examples: ExampleSet, *, data: Path, model: str) -> None:
+def check_examples(examples: ExampleSet, *, origin: Mapping[str, str], model: str) -> None:
     """Make sure that both sets have something left to train on.
+
+    Args:
+        examples: the training split.
+        origin: for each kind, what it was read from.
+        model: name of the model they were encoded for.
 
     Raises:
         MmcbError: one of them has not.
     """
-    for kind, name in zip(("circuit_breaker", "retain"), FILES, strict=True):
+    for kind, place in origin.items():
         if not examples.of_kind(kind):
             raise MmcbError(
-                f"{data / name} has no training record that {model} can take"
+                f"{place} has no training record that {model} can take"
                 f" ({_reasons(examples.left_out)})",
                 hint=MAKE_DATA,
             )

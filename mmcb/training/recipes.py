@@ -34,6 +34,7 @@ SAME_NAME = (
     "mask",
     "alternate",
     "max_length",
+    "no_request_fraction",
 )
 """Fields that are called the same in the configuration, the family's defaults and the recipe."""
 
@@ -100,6 +101,8 @@ class Recipe(Config):
     """Batches with images and without take turns."""
     max_length: int
     """Text tokens kept of an example."""
+    no_request_fraction: float = 0.0
+    """Share of training examples whose request is emptied."""
     max_grad_norm: float = 1.0
     """Gradients are clipped to this norm."""
     paper_compat: bool = False

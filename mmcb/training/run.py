@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ from mmcb.runs import RunDir, newest_run, read_manifest, timestamp
 from mmcb.store import file_hash, write_atomic
 from mmcb.training.checkpoints import cut_metrics, locked, step_of
 from mmcb.training.config import TrainingConfig
-from mmcb.training.examples import FILES, check_examples, encode_examples, find_data, read_examples
+from mmcb.training.examples import check_examples, encode_examples
 from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
+from mmcb.training.sources.mixing import Part, mix
+from mmcb.training.sources.sets import Sets, describe, find_sets, input_files
 from mmcb.training.trainer import Intervals, Trainer
 
 if TYPE_CHECKING:
@@ -52,8 +55,8 @@ def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
         MmcbError: no model, no data, layers that do not fit, or a run that has gone wrong.
     """
     check_model(config.model)
-    data = find_data(config.data)
-    inputs = {Path(name).stem: data / name for name in FILES}
+    sets = find_sets(config)
+    inputs = input_files(sets)
     accelerator = _accelerator(config)
     out = _agreed_folder(config, inputs, accelerator=accelerator, runs=runs)
     with ExitStack() as stack:
@@ -72,8 +75,8 @@ def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
         if run.previous_status == "complete" and (out / "adapter").is_dir():
             _log.info("%s is already trained; nothing to do", out)
         else:
-            _log.info("training data: %s, run: %s", data, out)
-            _train_in(run, config, data=data, accelerator=accelerator)
+            _log.info("training data: %s, run: %s", "; ".join(describe(sets).values()), out)
+            _train_in(run, config, sets=sets, accelerator=accelerator)
         if config.merge and accelerator.is_main_process and not (out / "merged").is_dir():
             _log.info("writing the merged checkpoint to %s", out / "merged")
             merge_adapter(config.model, out / "adapter", out / "merged")
@@ -88,9 +91,8 @@ def wants_evaluation(config: TrainingConfig) -> bool:
     return family is not None and family.defaults.evaluate_after
 
 
-def _train_in(run: RunDir, config: TrainingConfig, *, data: Path, accelerator: Accelerator) -> None:
+def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: Accelerator) -> None:
     """Load, encode, train, save: the part of a run that takes long."""
-    pairs = read_examples(data)
     loaded, recipe = _load(config, device=str(accelerator.device))
     if is_generic(loaded.family):
         check_decoder(loaded)
@@ -101,18 +103,21 @@ def _train_in(run: RunDir, config: TrainingConfig, *, data: Path, accelerator: A
             *recipe.lora_layers,
         )  # fmt: skip
     _write_recipe(run, recipe)
+    pairs, parts = mix(sets, config, no_request_fraction=recipe.no_request_fraction)
+    _note_sources(run, parts)
     run.note("model_revision", loaded.revision)
     settings: dict[str, Any] = {
         "masks": {"circuit_breaker": recipe.mask, "retain": recipe.retain_mask},
         "max_length": recipe.max_length,
     }
     train_set = encode_examples(pairs, loaded, split="train", **settings)
-    check_examples(train_set, data=data, model=config.model)
+    check_examples(train_set, origin=describe(sets), model=config.model)
     heldout_set = encode_examples(
         pairs, loaded, split="heldout", limit=config.validation_examples, **settings
     )
     run.note("examples", {"train": len(train_set.examples), "heldout": len(heldout_set.examples)})
     run.note("left_out", train_set.left_out)
+    run.note("truncated", {"train": train_set.truncated, "heldout": heldout_set.truncated})
     loaded = add_adapter(loaded, recipe, seed=config.seed)
     trainer = Trainer(
         loaded,
@@ -180,6 +185,23 @@ def _write_recipe(run: RunDir, recipe: Recipe) -> None:
             hint="give --out another folder, or delete this one",
         )
     write_atomic(path, recipe.model_dump_json(indent=2) + "\n")
+
+
+def _note_sources(run: RunDir, parts: Sequence[Part]) -> None:
+    """Put what each source gave into the manifest; a run that goes on must be given the same."""
+    before = read_manifest(run.path).get("sources")
+    if before is not None:
+        # A set of the hub may have changed; where a file lies (--data) may.
+        old = [part["hash"] for part in before]
+        changed = [
+            part.source for part, hash_ in zip(parts, old, strict=True) if part.hash != hash_
+        ]
+        if changed:
+            raise MmcbError(
+                f"{run.path}: {', '.join(changed)} no longer gives what this run started with",
+                hint="give --out another folder, or delete this one",
+            )
+    run.note("sources", [asdict(part) for part in parts])
 
 
 def _agreed_folder(

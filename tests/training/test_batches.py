@@ -13,9 +13,8 @@ from mmcb.training.examples import (
     check_examples,
     encode_examples,
     find_data,
-    read_examples,
 )
-from tests.training.helpers import Load, encoded, tiny_recipe
+from tests.training.helpers import Load, encoded, read_examples, tiny_recipe
 
 
 def _examples(kind: str, *, number: int, image: bool) -> list[EncodedExample]:
@@ -178,7 +177,7 @@ def test_an_unreadable_image_is_left_out_and_counted(load: Load, data_folder: Pa
         masks={"circuit_breaker": "all", "retain": "all"},
     )  # fmt: skip
     assert found.left_out == {"image that cannot be read": 12}
-    check_examples(found, data=data_folder, model="tiny")
+    check_examples(found, origin={"circuit_breaker": "x", "retain": "y"}, model="tiny")
 
 
 def test_pixels_are_the_stock_processors_and_cached(load: Load, data_folder: Path) -> None:

@@ -1,0 +1,190 @@
+"""The training sets put together from their sources: exact counts, drawn by the seed, told."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from mmcb.errors import MmcbError
+from mmcb.log import get_logger
+from mmcb.records import Example
+from mmcb.store import resolve_image
+from mmcb.training.config import TrainingConfig
+from mmcb.training.examples import MAKE_DATA
+from mmcb.training.sources.chat import read_chat
+from mmcb.training.sources.drawing import draw, empty_requests, is_held_out
+from mmcb.training.sources.hub import load_hub
+from mmcb.training.sources.jsonl import read_mmcb
+from mmcb.training.sources.llava_instruct import read_llava
+from mmcb.training.sources.rows import Reading, Row, read_rows
+from mmcb.training.sources.sets import Sets
+from mmcb.training.sources.source import Format, Kind, Source, flag_of
+from mmcb.training.sources.upstream import read_upstream
+from mmcb.training.sources.xstest import read_xstest
+
+Pair = tuple[Path, Example]
+"""An example, and the file that its image path is relative to."""
+
+
+class Reader(Protocol):
+    """Makes an example of a row, or None of one that the format leaves out."""
+
+    def __call__(self, row: Row, reading: Reading, /) -> Example | None:
+        """Read one row."""
+
+
+READERS: Mapping[Format, Reader] = {
+    "mmcb": read_mmcb,
+    "upstream": read_upstream,
+    "chat": read_chat,
+    "xstest": read_xstest,
+    "llava": read_llava,
+}
+
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one source gave: a line of the manifest's `sources`."""
+
+    kind: Kind
+    source: str
+    """As the command line names it."""
+    revision: str | None
+    """Commit of a data set of the hub."""
+    records: int
+    """Rows read."""
+    not_taken: int
+    """Rows that the format leaves out."""
+    train: int
+    """Training examples drawn, repeats counted."""
+    heldout: int
+    """Held-out examples."""
+    no_request: int
+    """Training examples whose request was emptied."""
+    hash: str
+    """Of the ids of all examples, in order: what was trained on, whatever the file is called."""
+
+
+class Mixture(NamedTuple):
+    """Both sets, and what each of their sources gave."""
+
+    pairs: list[Pair]
+    parts: list[Part]
+
+
+def mix(sets: Sets, config: TrainingConfig, *, no_request_fraction: float) -> Mixture:
+    """Read both sets: hold out, draw, and empty requests, all by the seed.
+
+    Args:
+        sets: from `sets.find_sets`.
+        config: its seed, image folder and held-out fraction.
+        no_request_fraction: share of each source's training examples to empty the request of.
+
+    Raises:
+        MmcbError: a bad record, named by file and line; a source that cannot be read or has
+            nothing to train on.
+    """
+    pairs: list[Pair] = []
+    parts: list[Part] = []
+    for kind, sources in sets.items():
+        for source in sources:
+            found, part = _read_part(kind, source, config, no_request_fraction=no_request_fraction)
+            pairs += found
+            parts.append(part)
+            _tell(part)
+    return Mixture(pairs, parts)
+
+
+def _read_part(
+    kind: Kind, source: Source, config: TrainingConfig, *, no_request_fraction: float
+) -> tuple[list[Pair], Part]:
+    rows, reading = _open(source, kind=kind, image_folder=config.image_folder)
+    heldout: list[Example] = []
+    counts = Counter[str]()
+
+    def training_examples() -> Iterator[Example]:
+        for row in rows:
+            counts["records"] += 1
+            example = READERS[source.format](row, reading)
+            if example is None:
+                counts["not_taken"] += 1
+                continue
+            if source.format != "mmcb" and is_held_out(
+                example, seed=config.seed, fraction=config.heldout_fraction
+            ):
+                example = example.model_copy(update={"split": "heldout"})
+            if example.split == "train":
+                yield example
+            else:
+                heldout.append(example)
+
+    train = draw(training_examples(), count=source.count, seed=config.seed)
+    if not train:
+        raise MmcbError(
+            f"{flag_of(kind)} {source}: no training records in {source.place}"
+            f" ({counts['records']} read, {counts['not_taken']} not of use)",
+            hint=MAKE_DATA if source.format == "mmcb" else None,
+        )
+    if source.format == "llava":
+        _check_images(source, reading, train)
+    train, emptied = empty_requests(train, fraction=no_request_fraction, seed=config.seed)
+    part = Part(
+        kind=kind,
+        source=str(source),
+        revision=reading.revision,
+        records=counts["records"],
+        not_taken=counts["not_taken"],
+        train=len(train),
+        heldout=len(heldout),
+        no_request=emptied,
+        hash=_hash([*train, *heldout]),
+    )
+    return [(reading.file, example) for example in [*train, *heldout]], part
+
+
+def _open(
+    source: Source, *, kind: Kind, image_folder: Path | None
+) -> tuple[Iterator[Row], Reading]:
+    """The rows of a source, and what its reader has to know."""
+    # mmcb's own records say themselves where their images are.
+    folder = None if source.format == "mmcb" else image_folder
+    hub = source.hub
+    if hub is None:
+        path = Path(source.place)
+        return read_rows(path), Reading(kind, path.name, None, path, folder)
+    rows, revision = load_hub(hub)
+    file = Path() if image_folder is None else image_folder / "records"
+    return rows, Reading(kind, hub.id, revision, file, image_folder)
+
+
+def _check_images(source: Source, reading: Reading, train: Sequence[Example]) -> None:
+    """A single missing image is left out later; where all are missing, the folder is wrong."""
+    images = [example.image for example in train if example.image is not None]
+    if images and not any(resolve_image(reading.file, image).is_file() for image in images):
+        raise MmcbError(
+            f"{source.place}: none of its images is there; the first would be"
+            f" {resolve_image(reading.file, images[0])}",
+            hint="give the folder that its paths begin in: --image-folder data/coco/train2017",
+        )
+
+
+def _hash(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(f"{example.split} {example.id}\n".encode())
+    return digest.hexdigest()[:12]
+
+
+def _tell(part: Part) -> None:
+    _log.info(
+        "%s: %d training examples of %d records in %s"
+        " (%d not of use, %d held out, %d without their request)",
+        part.kind, part.train, part.records, part.source,
+        part.not_taken, part.heldout, part.no_request,
+    )  # fmt: skip
