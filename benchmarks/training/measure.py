@@ -27,7 +27,7 @@ from benchmarks.training.shapes import (
     scaled_vocabulary,
 )
 from mmcb.miniature.architecture import train_tokenizer
-from mmcb.models.families import Mask, find_family
+from mmcb.models.families import find_family
 from mmcb.training.batches import Sampler
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import EncodedExample, ExampleSet, encode_examples
@@ -73,12 +73,11 @@ def measure(job: Job) -> dict[str, float]:
         num_blocks=recipe.num_blocks + (0 if ours else 1),
         with_head=not ours,
     )
-    mask: Mask = recipe.mask if ours else "completion"
     encoded = encode_examples(
         pairs,
         loaded,
         split="train",
-        masks={"circuit_breaker": mask, "retain": mask},
+        masks={"circuit_breaker": recipe.mask, "retain": recipe.retain_mask},
         max_length=recipe.max_length,
     )
     run = _run_ours if ours else _run_reference

@@ -18,10 +18,10 @@ from torch import Tensor
 from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import PixelCache, collate
 from mmcb.training.examples import EncodedExample
+from mmcb.training.paper_compat import PaperCompat
 from mmcb.training.recipes import Recipe
 
 # Shapes: L hidden states, B examples, T tokens, D width.
-HALF, WHOLE = 512, 1024
 
 
 class _Inputs(NamedTuple):
@@ -56,7 +56,7 @@ class ReferenceTrainer:
         )
         self.pixels = PixelCache(loaded)
         self.pad_id = int(loaded.tokenizer.pad_token_id)
-        self.image_id = getattr(loaded.base.config, "image_token_id", None)
+        self.layout = PaperCompat(loaded, recipe)
         self.device = loaded.device
 
     def step(self, examples: Sequence[EncodedExample], *, step: int, padded: bool) -> float:
@@ -90,31 +90,12 @@ class ReferenceTrainer:
         return torch.stack(output.hidden_states)
 
     def _inputs(self, examples: Sequence[EncodedExample], padded: bool) -> _Inputs:
-        batch = collate(examples, pixels=self.pixels, pad_id=self.pad_id).to(self.device)
-        vision = batch.model_inputs()
-        ids, mask = vision.pop("input_ids"), vision.pop("attention_mask")
         if padded:
-            rows = [self._layout(example) for example in examples]
-            length = max(len(row) for row in rows)
-            ids = torch.full((len(rows), length), self.pad_id, device=self.device)
-            mask = torch.zeros_like(ids)
-            for index, row in enumerate(rows):
-                # Rows with fewer image tokens stand on the right, as left padding does.
-                ids[index, length - len(row) :] = torch.tensor([t for t, _ in row])
-                mask[index, length - len(row) :] = torch.tensor([m for _, m in row])
-        return _Inputs(ids, mask, vision)
-
-    def _layout(self, example: EncodedExample) -> list[tuple[int, int]]:
-        """(token, mask) pairs of an example in upstream's layout; image tokens come on top."""
-        image = sum(token == self.image_id for token in example.input_ids)
-        tokens = [(token, 1) for token in example.input_ids]
-        pad = (self.pad_id, 0)
-        if example.kind == "retain":
-            return [pad] * (WHOLE + image - len(tokens)) + tokens[: WHOLE + image]
-        start = example.mask_start  # encoded with the completion mask: where the answer begins
-        request, response = tokens[:start][-(HALF + image) :], tokens[start:][:HALF]
-        left = [pad] * (HALF + image - len(request)) + request
-        return left + response + [pad] * (HALF - len(response))
+            batch = self.layout.collate(examples, pixels=self.pixels)
+        else:
+            batch = collate(examples, pixels=self.pixels, pad_id=self.pad_id)
+        vision = batch.to(self.device).model_inputs()
+        return _Inputs(vision.pop("input_ids"), vision.pop("attention_mask"), vision)
 
 
 def _retain(adapted_LBTD: Tensor, frozen_LBTD: Tensor, inputs: _Inputs) -> Tensor:

@@ -261,16 +261,16 @@ class _Pool:
 
 
 def prefetched(
-    make: Callable[[int, int], Batch], keys: Sequence[tuple[int, int]]
-) -> Iterator[Batch]:
+    make: Callable[[int, int], list[Batch]], keys: Sequence[tuple[int, int]]
+) -> Iterator[list[Batch]]:
     """Make batches one ahead of their use, in a thread: images decode while the model computes.
 
     Args:
-        make: makes the batch of (step, micro-batch).
+        make: makes the passes of (step, micro-batch).
         keys: the batches wanted, in order.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead: Future[Batch] | None = None
+        ahead: Future[list[Batch]] | None = None
         for position, key in enumerate(keys):
             current = ahead if ahead is not None else pool.submit(make, *key)
             following = position + 1

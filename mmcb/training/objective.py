@@ -17,6 +17,7 @@ from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import Batch, PixelCache, collate
 from mmcb.training.examples import EncodedExample
 from mmcb.training.losses import escape_directions, escape_loss, reroute_loss, retain_loss
+from mmcb.training.microbatches import cut
 from mmcb.training.recipes import Recipe
 from mmcb.training.schedule import Weights
 
@@ -49,6 +50,9 @@ class Objective(Protocol):
 
     def marked(self, example: EncodedExample) -> int:
         """Tokens of an example that its loss counts."""
+
+    def split(self, examples: Sequence[EncodedExample]) -> list[list[EncodedExample]]:
+        """Cut a batch into passes, where that changes no loss."""
 
     def collate(self, examples: Sequence[EncodedExample], *, pixels: PixelCache) -> Batch:
         """Lay examples out as a batch."""
@@ -105,6 +109,11 @@ class MaskedMeans:
     def marked(self, example: EncodedExample) -> int:
         """Tokens of an example that its loss counts: from its mask's start."""
         return len(example.input_ids) - example.mask_start
+
+    def split(self, examples: Sequence[EncodedExample]) -> list[list[EncodedExample]]:
+        """Rows of like length together: passes with little padding."""
+        lengths = [len(example.input_ids) for example in examples]
+        return [[examples[index] for index in group] for group in cut(lengths)]
 
     def collate(self, examples: Sequence[EncodedExample], *, pixels: PixelCache) -> Batch:
         """Pad to the longest of the batch, on the right."""

@@ -117,7 +117,7 @@ class Trainer:
         done = load_checkpoint(checkpoint, **state)
         steps = range(done + 1, recipe.steps + 1)
         keys = [(step, micro) for step in steps for micro in range(recipe.accumulation)]
-        batches = prefetched(self._make_batch, keys)
+        batches = prefetched(self._make_passes, keys)
         with progress(recipe.steps, "training", initial=done) as bar:
             for step in steps:
                 row = self._step(step, batches)
@@ -158,7 +158,7 @@ class Trainer:
                 counts[name] += tokens
         return {f"heldout_{name}": sums[name] / n for name, n in counts.items() if n}
 
-    def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, Any]:
+    def _step(self, step: int, batches: Iterator[list[Batch]]) -> dict[str, Any]:
         """One optimiser step and its metrics."""
         started = time.perf_counter()
         accelerator, objective = self._accelerator, self.rerouter.objective
@@ -166,11 +166,11 @@ class Trainer:
         self.rerouter.train()
         sums: dict[str, Tensor] = {}
         tokens = images = 0
-        for micro in range(self.recipe.accumulation):
-            batch = next(batches)
+        passes = [(m, p) for m in range(self.recipe.accumulation) for p in next(batches)]
+        for number, (micro, batch) in enumerate(passes, start=1):
             tokens += int(batch.attention_mask.sum())
             images += 0 if batch.pixel_values is None else len(batch.pixel_values)
-            last = micro == self.recipe.accumulation - 1
+            last = number == len(passes)
             hold = nullcontext() if last else accelerator.no_sync(self._wrapped)
             device = accelerator.device
             noise = self.rerouter.noise.of(batch, seed=self._seed, step=step, device=device)
@@ -206,10 +206,11 @@ class Trainer:
         sums = self._accelerator.reduce(stacked, reduction="sum").tolist()
         return dict(zip(values, sums, strict=True))
 
-    def _make_batch(self, step: int, micro: int) -> Batch:
-        rank = self._accelerator.process_index
+    def _make_passes(self, step: int, micro: int) -> list[Batch]:
+        rank, objective = self._accelerator.process_index, self.rerouter.objective
         examples = self._sampler.batch(step, micro=micro, rank=rank)
-        return self.rerouter.objective.collate(examples, pixels=self._pixels)
+        parts = objective.split(examples)
+        return [objective.collate(part, pixels=self._pixels) for part in parts]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
