@@ -22,7 +22,7 @@ from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import check_examples, encode_examples
 from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
-from mmcb.training.sources.mixing import Part, mix
+from mmcb.training.sources.mixing import Part, mix, read_sets
 from mmcb.training.sources.sets import Sets, describe, find_sets, input_files
 from mmcb.training.trainer import Intervals, Trainer
 
@@ -93,6 +93,7 @@ def wants_evaluation(config: TrainingConfig) -> bool:
 
 def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: Accelerator) -> None:
     """Load, encode, train, save: the part of a run that takes long."""
+    drawn = read_sets(sets, config)
     loaded, recipe = _load(config, device=str(accelerator.device))
     if is_generic(loaded.family):
         check_decoder(loaded)
@@ -103,7 +104,7 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
             *recipe.lora_layers,
         )  # fmt: skip
     _write_recipe(run, recipe)
-    pairs, parts = mix(sets, config, no_request_fraction=recipe.no_request_fraction)
+    pairs, parts = mix(drawn, no_request_fraction=recipe.no_request_fraction, seed=config.seed)
     _note_sources(run, parts)
     run.note("model_revision", loaded.revision)
     settings: dict[str, Any] = {

@@ -7,7 +7,7 @@ from mmcb.models.loading import LoadedModel
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import ExampleSet, encode_examples
 from mmcb.training.recipes import Recipe, resolve_recipe
-from mmcb.training.sources.mixing import Pair, mix
+from mmcb.training.sources.mixing import Pair, mix, read_sets
 from mmcb.training.sources.sets import find_sets
 
 KINDS = ("llm", "vlm")
@@ -32,7 +32,7 @@ def tiny_recipe(loaded: LoadedModel, **changes: object) -> Recipe:
 def read_examples(data: Path) -> list[Pair]:
     """All records of both sets of a folder of mmcb's own."""
     config = tiny_config(data=data)
-    return mix(find_sets(config), config, no_request_fraction=0.0).pairs
+    return mix(read_sets(find_sets(config), config), no_request_fraction=0.0, seed=0).pairs
 
 
 def encoded(data: Path, loaded: LoadedModel, recipe: Recipe, *, split: str = "train") -> ExampleSet:

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from mmcb.training.config import TrainingConfig
-from mmcb.training.sources.mixing import Mixture, mix
+from mmcb.training.sources.mixing import Mixture, mix, read_sets
 from mmcb.training.sources.sets import find_sets
 from tests.training.helpers import tiny_config
 
@@ -116,4 +116,5 @@ def sources_config(**changes: Any) -> TrainingConfig:
 def mixed(*, no_request: float = 0.0, **changes: Any) -> Mixture:
     """What the sources of a configuration give."""
     config = sources_config(**changes)
-    return mix(find_sets(config), config, no_request_fraction=no_request)
+    drawn = read_sets(find_sets(config), config)
+    return mix(drawn, no_request_fraction=no_request, seed=config.seed)

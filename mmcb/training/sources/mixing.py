@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -71,6 +71,17 @@ class Part:
     """Of the ids of all examples, in order: what was trained on, whatever the file is called."""
 
 
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The examples of one source."""
+
+    part: Part
+    file: Path
+    """What their image paths are relative to."""
+    train: list[Example]
+    heldout: list[Example]
+
+
 class Mixture(NamedTuple):
     """Both sets, and what each of their sources gave."""
 
@@ -78,32 +89,42 @@ class Mixture(NamedTuple):
     parts: list[Part]
 
 
-def mix(sets: Sets, config: TrainingConfig, *, no_request_fraction: float) -> Mixture:
-    """Read both sets: hold out, draw, and empty requests, all by the seed.
+def read_sets(sets: Sets, config: TrainingConfig) -> list[Drawn]:
+    """Read both sets, hold out and draw by the seed. Needs no model: a bad record is said early.
 
     Args:
         sets: from `sets.find_sets`.
         config: its seed, image folder and held-out fraction.
-        no_request_fraction: share of each source's training examples to empty the request of.
 
     Raises:
         MmcbError: a bad record, named by file and line; a source that cannot be read or has
             nothing to train on.
     """
+    return [_read(kind, source, config) for kind in sets for source in sets[kind]]
+
+
+def mix(drawn: Sequence[Drawn], *, no_request_fraction: float, seed: int) -> Mixture:
+    """Put the sources together, and empty the request of a share of each one's training examples.
+
+    Args:
+        drawn: from `read_sets`.
+        no_request_fraction: that share, to the nearest whole number.
+        seed: seed of the choice.
+    """
     pairs: list[Pair] = []
     parts: list[Part] = []
-    for kind, sources in sets.items():
-        for source in sources:
-            found, part = _read_part(kind, source, config, no_request_fraction=no_request_fraction)
-            pairs += found
-            parts.append(part)
-            _tell(part)
+    for source in drawn:
+        train, emptied = empty_requests(source.train, fraction=no_request_fraction, seed=seed)
+        examples = [*train, *source.heldout]
+        pairs += [(source.file, example) for example in examples]
+        parts.append(replace(source.part, no_request=emptied, hash=_hash(examples)))
+    total = sum(part.no_request for part in parts)
+    if total:
+        _log.info("%d training examples have their request emptied", total)
     return Mixture(pairs, parts)
 
 
-def _read_part(
-    kind: Kind, source: Source, config: TrainingConfig, *, no_request_fraction: float
-) -> tuple[list[Pair], Part]:
+def _read(kind: Kind, source: Source, config: TrainingConfig) -> Drawn:
     rows, reading = _open(source, kind=kind, image_folder=config.image_folder)
     heldout: list[Example] = []
     counts = Counter[str]()
@@ -133,7 +154,6 @@ def _read_part(
         )
     if source.format == "llava":
         _check_images(source, reading, train)
-    train, emptied = empty_requests(train, fraction=no_request_fraction, seed=config.seed)
     part = Part(
         kind=kind,
         source=str(source),
@@ -142,10 +162,11 @@ def _read_part(
         not_taken=counts["not_taken"],
         train=len(train),
         heldout=len(heldout),
-        no_request=emptied,
+        no_request=0,
         hash=_hash([*train, *heldout]),
     )
-    return [(reading.file, example) for example in [*train, *heldout]], part
+    _tell(part)
+    return Drawn(part, reading.file, train, heldout)
 
 
 def _open(
@@ -183,8 +204,6 @@ def _hash(examples: Sequence[Example]) -> str:
 
 def _tell(part: Part) -> None:
     _log.info(
-        "%s: %d training examples of %d records in %s"
-        " (%d not of use, %d held out, %d without their request)",
-        part.kind, part.train, part.records, part.source,
-        part.not_taken, part.heldout, part.no_request,
+        "%s: %d training examples of %d records in %s (%d not of use, %d held out)",
+        part.kind, part.train, part.records, part.source, part.not_taken, part.heldout,
     )  # fmt: skip
