@@ -4,6 +4,7 @@ The flags are an API: tests/snapshots/cli_options.txt holds them with their defa
 change write it anew with `MMCB_UPDATE_SNAPSHOTS=1 python -m pytest tests/test_cli.py`.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -80,6 +81,17 @@ def test_every_flag_has_a_sentence_and_its_default(command: str) -> None:
             sentence, default, _ = text.rpartition("(default: ")
             assert default or text.endswith("(required)"), f"--{flag} shows no default: {text!r}"
             assert sentence.strip().endswith((".", "?")) or not default, f"--{flag}: {text!r}"
+
+
+@pytest.mark.parametrize("model", ["llava-next", "tiny-mistral"])
+def test_the_recipe_is_printed_without_weights_or_torch(model: str) -> None:
+    done = ask("mmcb.training", "--model", model, "--steps", "10", "--recipe")
+    assert done.returncode == 0, done.stderr
+    recipe = json.loads(done.stdout)
+    assert (recipe["steps"], recipe["horizon"]) == (10, 20)
+    assert recipe["target_layers"] == ([16] if model == "llava-next" else [4, 6])
+    assert None not in recipe.values()
+    assert "recipe.json" in done.stderr
 
 
 def test_flags_are_those_of_the_snapshot() -> None:
