@@ -264,18 +264,19 @@ def family_of_config(config: Any, *, name: str = "this model") -> Family:
         name: what to call the model in the error.
 
     Returns:
-        The row with the same `model_type` and, among several, the nearest number of blocks; for a
-        language model in no row, one made by `generic_family`.
+        The row with the same `model_type` and, among several, the nearest number of blocks.
 
     Raises:
-        MmcbError: no row has this `model_type`, and it is no Llama-like decoder.
+        MmcbError: no row has this `model_type`.
     """
     model_type = _get(config, "model_type")
     rows = [family for family in FAMILIES.values() if family.config_model_type == model_type]
     if not rows:
-        from mmcb.models.generic import generic_family  # asks transformers, which takes seconds
-
-        return generic_family(config, name=name)
+        known = ", ".join(sorted({family.config_model_type for family in FAMILIES.values()}))
+        raise MmcbError(
+            f"{name} has model type {model_type!r}, which mmcb does not know (known: {known})",
+            hint="add a row to mmcb/models/families.py; docs/add-a-model.md says how",
+        )
     text_config = _get(config, "text_config") or config
     blocks = _get(text_config, "num_hidden_layers") or 32
     return min(rows, key=lambda family: abs(family.num_blocks - blocks))

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mmcb.errors import MmcbError
-from mmcb.models.families import FAMILIES, LLAMA_LINEAR, Family, RecipeDefaults
+from mmcb.models.families import (
+    FAMILIES,
+    LLAMA_LINEAR,
+    Family,
+    RecipeDefaults,
+    family_of_config,
+)
 
 if TYPE_CHECKING:
     from mmcb.models.loading import LoadedModel
@@ -23,6 +29,21 @@ TOLERANCE = 1e-2
 ours: bfloat16's rounding. A decoder that works otherwise is off by its whole size."""
 
 
+def row_or_generic(config: Any, *, name: str) -> Family:
+    """The row of the table that fits a config, or else one made for it.
+
+    Args:
+        config: a transformers config or the parsed config.json (a mapping).
+        name: what to call the model in an error.
+
+    Raises:
+        MmcbError: as `generic_family`.
+    """
+    rows = {family.config_model_type for family in FAMILIES.values()}
+    fits = _model_type(config) in rows
+    return family_of_config(config, name=name) if fits else generic_family(config, name=name)
+
+
 def generic_family(config: Any, *, name: str) -> Family:
     """A row for a decoder without one: upstream's recipe, its targets scaled by depth.
 
@@ -34,8 +55,7 @@ def generic_family(config: Any, *, name: str) -> Family:
         MmcbError: a model that transformers does not know, one that takes images, or a decoder
             that is not like Llama's.
     """
-    given = config.get("model_type") if isinstance(config, Mapping) else config.model_type
-    model_type = str(given)
+    model_type = _model_type(config)
     _check_type(model_type, name=name)
     block, num_blocks = _one_block(config)
     modules = tuple(
@@ -103,6 +123,10 @@ def check_decoder(loaded: LoadedModel) -> None:
         difference = float((ours[layer] - theirs).abs().max() / theirs.abs().max())
         if not difference <= TOLERANCE:
             raise _unlike(loaded, f"gives other values for hidden_states[{layer}]")
+
+
+def _model_type(config: Any) -> str:
+    return str(config.get("model_type") if isinstance(config, Mapping) else config.model_type)
 
 
 def _unlike(loaded: LoadedModel, how: str) -> MmcbError:

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from mmcb.errors import MmcbError
-from mmcb.models.families import Family, family_of_config
+from mmcb.models.families import Family
+from mmcb.models.generic import row_or_generic
 from mmcb.models.locate import Location, locate
 
 _HASH_LIMIT_BYTES = 1 << 30
@@ -113,7 +114,7 @@ def load_model(
     """
     location = locate(name)
     config = _load_config(location, name=name)
-    family = location.family or family_of_config(config, name=name)
+    family = location.family or row_or_generic(config, name=name)
     text_config = config.get_text_config()
     if num_blocks is not None:
         _keep_blocks(text_config, num_blocks, name=name)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mmcb.errors import MmcbError
-from mmcb.models.families import FAMILIES, Family, family_of_config, known_family
+from mmcb.models.families import FAMILIES, Family, known_family
+from mmcb.models.generic import row_or_generic
 
 HUB_TIMEOUT_S = 4.0
 """How long to wait for the hub before saying that it cannot be reached."""
@@ -80,7 +81,7 @@ def _locate_folder(folder: Path, *, name: str, family: Family | None) -> Locatio
     config = read_json(config_path)
     return Location(
         source=str(folder),
-        family=family or family_of_config(config, name=str(folder)),
+        family=family or row_or_generic(config, name=str(folder)),
         local_only=True,
     )
 

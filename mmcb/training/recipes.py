@@ -13,9 +13,9 @@ from mmcb.models.families import (
     Mask,
     RecipeDefaults,
     clip_lora_layers,
-    family_of_config,
     known_family,
 )
+from mmcb.models.generic import row_or_generic
 from mmcb.training.config import TrainingConfig
 from mmcb.training.schedule import Schedule
 
@@ -223,7 +223,7 @@ def recipe_of(config: TrainingConfig) -> Recipe:
     if family is None:
         from mmcb.models.loading import read_config
 
-        family = family_of_config(read_config(config.model), name=config.model)
+        family = row_or_generic(read_config(config.model), name=config.model)
     return resolve_recipe(config, family)
 
 
@@ -256,7 +256,7 @@ def _check_layers(recipe: Recipe, asked: tuple[int, int], family: Family) -> Non
 def _family_of_folder(folder: Path) -> Family | None:
     file = folder / "config.json"
     return (
-        family_of_config(json.loads(file.read_text()), name=str(folder)) if file.is_file() else None
+        row_or_generic(json.loads(file.read_text()), name=str(folder)) if file.is_file() else None
     )
 
 
