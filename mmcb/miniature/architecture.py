@@ -72,8 +72,7 @@ def train_tokenizer(
 
 def image_token_id(tokenizer: PreTrainedTokenizerFast) -> int:
     """The id of the token that stands for a piece of the picture."""
-    ids = tokenizer.convert_tokens_to_ids(["<image>"])
-    return int(ids[0])
+    return int(tokenizer.get_vocab()["<image>"])
 
 
 def make_processor(tokenizer: PreTrainedTokenizerFast) -> LlavaNextProcessor:
