@@ -41,6 +41,8 @@ class RecipeDefaults:
     """First and last decoder block that gets LoRA, inclusive."""
     mask: Mask
     """Which tokens the losses count: every one, the completion, or those after the image."""
+    retain_mask: Mask | None = None
+    """Which tokens the retain loss counts; None: those of `mask`."""
     learning_rate: float = 1e-4
     """AdamW, constant, no warm-up (upstream)."""
     steps: int = 150
@@ -197,12 +199,15 @@ _TINY_LLAVA_NEXT = Family(
     local_path="miniature/weights/tiny-llava-next",
     decoder_layers=_LLAVA_LAYERS,
     defaults=RecipeDefaults(
-        # Measured on the miniature: 1e-3 leaves the saddle too slowly for one short run.
-        reroute_weight=5.0,
+        # Measured on the miniature (docs/lab-log.md): 1e-3 leaves the saddle too slowly for one
+        # short run; a request's first words are those of harmless ones, so the answer is rerouted;
+        # twice the weight, or scraps of the harmful answer survive.
+        reroute_weight=10.0,
         retain_weight=5.0,
         target_layers=(4, 6),
         lora_layers=(0, 5),
-        mask="after_image",
+        mask="completion",
+        retain_mask="after_image",
         learning_rate=2e-3,
         steps=200,
         horizon=400,
@@ -220,11 +225,12 @@ _TINY_MISTRAL = Family(
     local_path="miniature/weights/tiny-mistral",
     decoder_layers=_LLM_LAYERS,
     defaults=RecipeDefaults(
-        reroute_weight=5.0,
+        reroute_weight=10.0,
         retain_weight=5.0,
         target_layers=(4, 6),
         lora_layers=(0, 5),
-        mask="all",
+        mask="completion",
+        retain_mask="all",
         learning_rate=2e-3,
         steps=200,
         horizon=400,

@@ -164,7 +164,7 @@ def resolve_recipe(config: TrainingConfig, family: Family) -> Recipe:
         escape_weight=_first(config.escape_weight, ESCAPE_SHARE * values["reroute_weight"]),
         accumulation=config.accumulation,
         lora_layers=clip_lora_layers(lora_layers, target_layers=values["target_layers"] or (0,)),
-        retain_mask=_first(config.retain_mask, values["mask"]),
+        retain_mask=_first(_first(config.retain_mask, defaults.retain_mask), values["mask"]),
     )
     _check_layers(recipe, lora_layers, family)
     return _as_authors(recipe, family) if config.paper_compat else recipe
@@ -207,6 +207,7 @@ def preset(model: str) -> TrainingConfig:
     return TrainingConfig(
         model=model,
         lora_layers=defaults.lora_layers,
+        retain_mask=defaults.retain_mask,
         escape_steps=ESCAPE_STEPS,
         evaluate=defaults.evaluate_after,
         **values,
