@@ -9,7 +9,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -224,18 +224,7 @@ _TINY_MISTRAL = Family(
     num_blocks=8,
     local_path="miniature/weights/tiny-mistral",
     decoder_layers=_LLM_LAYERS,
-    defaults=RecipeDefaults(
-        reroute_weight=10.0,
-        retain_weight=5.0,
-        target_layers=(4, 6),
-        lora_layers=(0, 5),
-        mask="completion",
-        retain_mask="all",
-        learning_rate=2e-3,
-        steps=200,
-        horizon=400,
-        evaluate_after=True,
-    ),
+    defaults=replace(_TINY_LLAVA_NEXT.defaults, retain_mask="all", alternate=False),
 )
 
 FAMILIES: Mapping[str, Family] = {

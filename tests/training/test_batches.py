@@ -124,7 +124,7 @@ def test_masks_and_right_padding(load: Load, data_folder: Path) -> None:
     loaded = load("vlm")
     pixels = PixelCache(loaded)
     for mask in ("all", "after_image", "completion"):
-        recipe = tiny_recipe(loaded, mask=mask)
+        recipe = tiny_recipe(loaded, mask=mask, retain_mask=mask)
         examples = encoded(data_folder, loaded, recipe).examples
         batch = collate(examples, pixels=pixels, pad_id=0)
         assert batch.pixel_values is not None

@@ -97,7 +97,7 @@ def test_schedule_follows_optimiser_steps_whatever_the_accumulation(
         weights.append([tuple(row[name] for name in names) for row in rows])
     assert weights[0] == weights[1]
     reroute, retain, _ = weights[0][-1]
-    assert reroute == retain == pytest.approx(2.5)  # alpha / 2 each at T = 4 of 2T = 8
+    assert (reroute, retain) == pytest.approx((5.0, 2.5))  # half of each alpha at T = 4 of 2T = 8
 
 
 class Kill(BaseException):
