@@ -1,10 +1,11 @@
 """From records to batches: encoding, masks, a sampler that is a pure function of the step.
 
-Shapes: B examples, T tokens, I images, V views of an image.
+Shapes: B examples, T tokens, N marked tokens, I images, V views of an image.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -12,10 +13,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmcb.errors import MmcbError
@@ -35,35 +35,39 @@ class Batch:
     Attributes:
         input_ids: (B, T) token ids.
         attention_mask: (B, T), 1 for real tokens.
-        reroute_mask: (B, T), tokens that the reroute loss counts; false in retain rows.
-        retain_mask: (B, T), tokens that the retain loss counts; false in circuit-breaker rows.
+        rerouted: (N,) places in the flattened (B * T) of the tokens that the reroute loss counts,
+            all in circuit-breaker rows.
+        retained: (N,) the same of the retain loss, all in retain rows.
         pixel_values: (I, V, 3, h, w) of the rows that have an image, in their order; or None.
-        image_sizes: (I, 2) height and width of these images; or None.
+        image_sizes: (I, 2) height and width of these images, always on the CPU; or None.
         ids: record ids of the rows.
     """
 
     input_ids: Int[Tensor, "B T"]
     attention_mask: Int[Tensor, "B T"]
-    reroute_mask: Bool[Tensor, "B T"]
-    retain_mask: Bool[Tensor, "B T"]
+    rerouted: Int[Tensor, " N"]
+    retained: Int[Tensor, " N"]
     pixel_values: Float[Tensor, "I V 3 h w"] | None
     image_sizes: Int[Tensor, "I 2"] | None
     ids: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(tensor: Tensor | None) -> Any:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
+    def pinned(self) -> Batch:
+        """The same batch in memory that a GPU copies from while the host goes on."""
+        return self._map(Tensor.pin_memory)
 
-        return Batch(
+    def _map(self, move: Callable[[Tensor], Tensor]) -> Batch:
+        # Image sizes stay: the model's own code reads them as numbers.
+        return dataclasses.replace(
+            self,
             input_ids=move(self.input_ids),
             attention_mask=move(self.attention_mask),
-            reroute_mask=move(self.reroute_mask),
-            retain_mask=move(self.retain_mask),
-            pixel_values=move(self.pixel_values),
-            image_sizes=move(self.image_sizes),
-            ids=self.ids,
+            rerouted=move(self.rerouted),
+            retained=move(self.retained),
+            pixel_values=None if self.pixel_values is None else move(self.pixel_values),
         )
 
     def model_inputs(self) -> dict[str, Tensor]:
@@ -109,27 +113,32 @@ def collate(examples: Sequence[EncodedExample], *, pixels: PixelCache, pad_id: i
     Args:
         examples: circuit-breaker and retain examples, in any order.
         pixels: where images come from.
-        pad_id: token id to pad with; the masks are false there.
+        pad_id: token id to pad with; nothing is marked there.
     """
     shape = (len(examples), max(len(example.input_ids) for example in examples))
     input_ids = torch.full(shape, pad_id, dtype=torch.long)
     attention_mask = torch.zeros(shape, dtype=torch.long)
-    masks = {kind: torch.zeros(shape, dtype=torch.bool) for kind in ("circuit_breaker", "retain")}
+    marked: dict[str, list[Tensor]] = {"circuit_breaker": [], "retain": []}
     for row, example in enumerate(examples):
         length = len(example.input_ids)
         input_ids[row, :length] = torch.tensor(example.input_ids)
         attention_mask[row, :length] = 1
-        masks[example.kind][row, example.mask_start : length] = True
+        first = row * shape[1]
+        marked[example.kind].append(torch.arange(first + example.mask_start, first + length))
     pixel_values, image_sizes = stack_images(examples, pixels)
     return Batch(
         input_ids=input_ids,
         attention_mask=attention_mask,
-        reroute_mask=masks["circuit_breaker"],
-        retain_mask=masks["retain"],
+        rerouted=_joined(marked["circuit_breaker"]),
+        retained=_joined(marked["retain"]),
         pixel_values=pixel_values,
         image_sizes=image_sizes,
         ids=tuple(example.id for example in examples),
     )
+
+
+def _joined(places: Sequence[Int[Tensor, " N"]]) -> Int[Tensor, " N"]:
+    return torch.cat([torch.arange(0), *places])
 
 
 def stack_images(

@@ -4,8 +4,9 @@ A batch may be a part of an optimiser step. Then `tokens`, the marked tokens of 
 given, and a loss is the batch's share of the step's mean: the shares add up to it, however the step
 is split.
 
-Shapes: B examples, T tokens, D width; a sequence of tensors has one entry for each of L layers.
-Half-precision hidden states are measured in float32; float64 stays float64, for the tests.
+Shapes: B examples, T tokens, D width, N marked tokens; a sequence of tensors has one entry for each
+of L layers. Half-precision hidden states are measured in float32; float64 stays float64, for the
+tests. Layers are measured one by one, so that the float32 copies of one alone are alive.
 
 Source: Zou et al. 2024 (arXiv 2406.04313), algorithm 1. The escape term is ours: see
 `escape_loss` and `docs/decisions.md`.
@@ -17,7 +18,7 @@ import math
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 EPSILON = 1e-8
@@ -29,46 +30,45 @@ TILT = 0.1
 MOST_COSINE = 1 - 1e-6
 
 Hidden = Sequence[Float[Tensor, "B T D"]]
-Mask = Bool[Tensor, "B T"]
+Marked = Int[Tensor, " N"]
+"""Which tokens count: their places in the flattened (B * T), known before anything is computed, so
+that the host never waits for the device to count them."""
 
 
-def masked_tokens(hidden: Hidden, mask: Mask) -> list[Float[Tensor, "N D"]]:
-    """Pick the tokens that the mask marks, layer by layer, in at least float32.
+def marked_tokens(layer_BTD: Float[Tensor, "B T D"], marked: Marked) -> Float[Tensor, "N D"]:
+    """Pick the marked tokens of one layer, in at least float32.
 
     Picking, and not multiplying by zero, keeps what stands in padding out of the mean and its
     gradient even where that is not a number.
-
-    Args:
-        hidden: one (B, T, D) tensor for each layer.
-        mask: (B, T), true for the tokens that count.
-
-    Returns:
-        One (N, D) tensor for each layer, N the number of marked tokens.
     """
-    return [_at_least_float32(layer[mask]) for layer in hidden]
+    return _at_least_float32(layer_BTD.flatten(0, 1).index_select(0, marked))
 
 
-def cosines(
-    first: Sequence[Float[Tensor, "N D"]], second: Sequence[Float[Tensor, "N D"]]
-) -> Float[Tensor, "L N"]:
-    """Cosine between two sets of vectors, layer by layer and token by token, in [-1, 1]."""
-    return torch.stack([_unit(a).mul(_unit(b)).sum(-1) for a, b in zip(first, second, strict=True)])
+def cosines(adapted: Hidden, frozen: Hidden, marked: Marked) -> Float[Tensor, "L N"]:
+    """Cosine of two models' hidden states at the marked tokens of each layer, in [-1, 1]."""
+    return torch.stack(
+        [
+            _cosine(marked_tokens(a, marked), marked_tokens(b, marked))
+            for a, b in zip(adapted, frozen, strict=True)
+        ]
+    )
 
 
-def distances(
-    first: Sequence[Float[Tensor, "N D"]], second: Sequence[Float[Tensor, "N D"]]
-) -> Float[Tensor, "L N"]:
-    """L2 norm of the difference, layer by layer and token by token.
+def distances(adapted: Hidden, frozen: Hidden, marked: Marked) -> Float[Tensor, "L N"]:
+    """L2 norm of the difference at the marked tokens of each layer.
 
     Its subgradient at zero difference is zero (torch's convention), so the first step is defined.
     """
     return torch.stack(
-        [torch.linalg.vector_norm(a - b, dim=-1) for a, b in zip(first, second, strict=True)]
+        [
+            torch.linalg.vector_norm(marked_tokens(a, marked) - marked_tokens(b, marked), dim=-1)
+            for a, b in zip(adapted, frozen, strict=True)
+        ]
     )
 
 
 def reroute_loss(
-    adapted: Hidden, frozen: Hidden, mask: Mask, *, tokens: int | None = None
+    adapted: Hidden, frozen: Hidden, marked: Marked, *, tokens: int | None = None
 ) -> Float[Tensor, ""]:
     """Reroute loss: mean over marked tokens and target layers of relu(cos(adapted, frozen)).
 
@@ -78,18 +78,17 @@ def reroute_loss(
     Args:
         adapted: hidden states with the adapter, one (B, T, D) tensor for each target layer.
         frozen: the same without the adapter.
-        mask: (B, T), true for the tokens that count; with none, the loss is 0.
-        tokens: marked tokens of the whole step; None for those of this mask.
+        marked: (N,), the tokens that count; with none, the loss is 0.
+        tokens: marked tokens of the whole step; None for these N.
 
     Returns:
         A scalar in [0, 1].
     """
-    cosines_LN = cosines(masked_tokens(adapted, mask), masked_tokens(frozen, mask))
-    return mean_or_zero(cosines_LN.relu(), tokens=tokens)
+    return mean_or_zero(cosines(adapted, frozen, marked).relu(), tokens=tokens)
 
 
 def retain_loss(
-    adapted: Hidden, frozen: Hidden, mask: Mask, *, tokens: int | None = None
+    adapted: Hidden, frozen: Hidden, marked: Marked, *, tokens: int | None = None
 ) -> Float[Tensor, ""]:
     """Retain loss: mean over marked tokens and layers of the L2 norm of (adapted - frozen).
 
@@ -99,21 +98,20 @@ def retain_loss(
     Args:
         adapted: hidden states with the adapter, one (B, T, D) tensor for each layer.
         frozen: the same without the adapter.
-        mask: (B, T), true for the tokens that count; with none, the loss is 0.
-        tokens: marked tokens of the whole step; None for those of this mask.
+        marked: (N,), the tokens that count; with none, the loss is 0.
+        tokens: marked tokens of the whole step; None for these N.
 
     Returns:
         A scalar, in units of the hidden states, at least 0.
     """
-    distances_LN = distances(masked_tokens(adapted, mask), masked_tokens(frozen, mask))
-    return mean_or_zero(distances_LN, tokens=tokens)
+    return mean_or_zero(distances(adapted, frozen, marked), tokens=tokens)
 
 
 def escape_loss(
     adapted: Hidden,
     frozen: Hidden,
     directions: Float[Tensor, "L D"],
-    mask: Mask,
+    marked: Marked,
     *,
     tokens: int | None = None,
 ) -> Float[Tensor, ""]:
@@ -133,17 +131,18 @@ def escape_loss(
         adapted: hidden states with the adapter, one (B, T, D) tensor for each target layer.
         frozen: the same without the adapter.
         directions: (L, D) unit vectors, one for each target layer: `escape_directions`.
-        mask: (B, T), true for the tokens that count; with none, the loss is 0.
-        tokens: marked tokens of the whole step; None for those of this mask.
+        marked: (N,), the tokens that count; with none, the loss is 0.
+        tokens: marked tokens of the whole step; None for these N.
 
     Returns:
         A scalar in [0, 1].
     """
-    tilted = [
-        frozen_ND + TILT * torch.linalg.vector_norm(frozen_ND, dim=-1, keepdim=True) * direction_D
-        for frozen_ND, direction_D in zip(masked_tokens(frozen, mask), directions, strict=True)
-    ]
-    cosines_LN = cosines(masked_tokens(adapted, mask), tilted)
+    cosines_LN = torch.stack(
+        [
+            _cosine(marked_tokens(a, marked), _tilted(marked_tokens(b, marked), direction_D))
+            for a, b, direction_D in zip(adapted, frozen, directions, strict=True)
+        ]
+    )
     # Short of 1, where the derivative of the arc cosine is infinite.
     angles_LN = torch.arccos(cosines_LN.clamp(-MOST_COSINE, MOST_COSINE))
     return mean_or_zero((1 - angles_LN / (math.pi / 2)).relu(), tokens=tokens)
@@ -166,6 +165,17 @@ def mean_or_zero(
     """
     layers, own = values_LN.shape
     return values_LN.sum() / (layers * max(1, own if tokens is None else tokens))
+
+
+def _tilted(
+    frozen_ND: Float[Tensor, "N D"], direction_D: Float[Tensor, " D"]
+) -> Float[Tensor, "N D"]:
+    norms = torch.linalg.vector_norm(frozen_ND, dim=-1, keepdim=True)
+    return frozen_ND + TILT * norms * direction_D
+
+
+def _cosine(a: Float[Tensor, "N D"], b: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    return _unit(a).mul(_unit(b)).sum(-1)
 
 
 def _unit(vectors: Float[Tensor, "... D"]) -> Float[Tensor, "... D"]:

@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from mmcb.models.hidden import position_ids_of
 from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import Batch, PixelCache, collate
 from mmcb.training.examples import EncodedExample
@@ -42,7 +41,16 @@ class StepTotals:
     @classmethod
     def of_batch(cls, batch: Batch) -> StepTotals:
         """Those of a batch that is a step of its own."""
-        return cls(int(batch.reroute_mask.sum()), int(batch.retain_mask.sum()))
+        return cls(len(batch.rerouted), len(batch.retained))
+
+
+class Attention(NamedTuple):
+    """What the decoder must be told of a batch's padding."""
+
+    mask: Int[Tensor, "B T"] | None
+    """1 for real tokens; None where causal attention hides the padding by itself."""
+    positions: Int[Tensor, "B T"] | None
+    """Position ids; None counts the tokens from the left."""
 
 
 class Objective(Protocol):
@@ -57,8 +65,8 @@ class Objective(Protocol):
     def collate(self, examples: Sequence[EncodedExample], *, pixels: PixelCache) -> Batch:
         """Lay examples out as a batch."""
 
-    def positions(self, batch: Batch) -> Int[Tensor, "B T"]:
-        """Position ids of a batch."""
+    def attention(self, batch: Batch) -> Attention:
+        """What the decoder must be told of the batch's padding."""
 
     def weights(self, step: int, *, micro: int) -> Weights:
         """Weights of a batch, by optimiser step (from 1) and batch inside it (from 0)."""
@@ -119,9 +127,9 @@ class MaskedMeans:
         """Pad to the longest of the batch, on the right."""
         return collate(examples, pixels=pixels, pad_id=self._pad_id)
 
-    def positions(self, batch: Batch) -> Int[Tensor, "B T"]:
-        """Count real tokens, so that padding changes nothing."""
-        return position_ids_of(batch.attention_mask)
+    def attention(self, batch: Batch) -> Attention:
+        """Nothing: the padding stands on the right, where no real token sees it."""
+        return Attention(None, None)
 
     def weights(self, step: int, *, micro: int) -> Weights:
         """Weights of the optimiser step, the same in all its batches."""
@@ -135,15 +143,15 @@ class MaskedMeans:
         at_targets = pick(adapted, targets), pick(frozen, targets)
         tokens = totals.reroute_tokens
         return {
-            "reroute_loss": reroute_loss(*at_targets, batch.reroute_mask, tokens=tokens),
+            "reroute_loss": reroute_loss(*at_targets, batch.rerouted, tokens=tokens),
             "retain_loss": retain_loss(
                 pick(adapted, retained),
                 pick(frozen, retained),
-                batch.retain_mask,
+                batch.retained,
                 tokens=totals.retain_tokens,
             ),
             "escape_loss": escape_loss(
-                *at_targets, self._directions_LD, batch.reroute_mask, tokens=tokens
+                *at_targets, self._directions_LD, batch.rerouted, tokens=tokens
             ),
         }
 

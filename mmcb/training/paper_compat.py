@@ -20,14 +20,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import Batch, PixelCache, stack_images
 from mmcb.training.examples import EncodedExample
-from mmcb.training.losses import Mask, masked_tokens
-from mmcb.training.objective import States, StepTotals, pick
+from mmcb.training.losses import Hidden, Marked, marked_tokens
+from mmcb.training.objective import Attention, States, StepTotals, pick
 from mmcb.training.recipes import Recipe
 from mmcb.training.schedule import Weights
 
@@ -71,18 +71,17 @@ class PaperCompat:
         return Batch(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            reroute_mask=attention_mask.bool() & kinds[:, None],
-            retain_mask=attention_mask.bool() & ~kinds[:, None],
+            rerouted=(attention_mask.bool() & kinds[:, None]).flatten().nonzero()[:, 0],
+            retained=(attention_mask.bool() & ~kinds[:, None]).flatten().nonzero()[:, 0],
             pixel_values=pixel_values,
             image_sizes=image_sizes,
             ids=tuple(example.id for example in examples),
         )
 
-    def positions(self, batch: Batch) -> Int[Tensor, "B T"]:
-        """Count from the left, padding included."""
-        return torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device).expand(
-            batch.input_ids.shape
-        )
+    def attention(self, batch: Batch) -> Attention:
+        """Hide the padding on the left, but count it in the positions."""
+        positions_T = torch.arange(batch.input_ids.shape[1], device=batch.input_ids.device)
+        return Attention(batch.attention_mask, positions_T.expand(batch.input_ids.shape))
 
     def weights(self, step: int, *, micro: int) -> Weights:
         """Weights of a batch: its number, and not the optimiser step's, is the time t."""
@@ -93,11 +92,12 @@ class PaperCompat:
     ) -> dict[str, Float[Tensor, ""]]:
         """The batch's own means, divided by the batches of the step."""
         targets = self._recipe.target_layers
-        reroute = reroute_mean(pick(adapted, targets), pick(frozen, targets), batch.reroute_mask)
+        reroute = reroute_mean(pick(adapted, targets), pick(frozen, targets), batch.rerouted)
         retain = retain_mean(
             self._as_returned(adapted),
             self._as_returned(frozen),
-            batch.retain_mask,
+            batch.retained,
+            positions=_retain_rows(batch) * batch.input_ids.shape[1],
             # Embeddings, and what else lies below the first adapter, never differs: it adds to the
             # number of hidden states alone.
             num_states=self._recipe.num_blocks + 1,
@@ -114,47 +114,44 @@ class PaperCompat:
         return [*others, self._norm(last)]
 
 
-def reroute_mean(
-    adapted: Sequence[Float[Tensor, "B T D"]], frozen: Sequence[Float[Tensor, "B T D"]], mask: Mask
-) -> Float[Tensor, ""]:
+def reroute_mean(adapted: Hidden, frozen: Hidden, marked: Marked) -> Float[Tensor, ""]:
     """Mean over marked tokens and layers of relu(cos(adapted, frozen)), without an epsilon.
 
     Tokens are picked, where the authors multiply by the mask: a NaN in padding, which would poison
     their mean, does not reach this one. Elsewhere the two are the same.
     """
     values = []
-    for a, b in zip(masked_tokens(adapted, mask), masked_tokens(frozen, mask), strict=True):
-        a, b = (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in (a, b))
+    for layers in zip(adapted, frozen, strict=True):
+        picked = [marked_tokens(layer, marked) for layer in layers]
+        a, b = (x / torch.linalg.vector_norm(x, dim=-1, keepdim=True) for x in picked)
         values.append((a * b).sum(-1).relu())
     tokens = values[0].numel()
     return torch.stack(values).sum() / max(1, tokens * len(values))
 
 
 def retain_mean(
-    adapted: Sequence[Float[Tensor, "B T D"]],
-    frozen: Sequence[Float[Tensor, "B T D"]],
-    mask: Mask,
-    *,
-    num_states: int,
+    adapted: Hidden, frozen: Hidden, marked: Marked, *, positions: int, num_states: int
 ) -> Float[Tensor, ""]:
-    """Mean over all positions of rows with a marked token, and over `num_states` hidden states.
+    """Mean over all `positions` of the retain rows, and over `num_states` hidden states.
 
     Args:
         adapted: hidden states that may differ, one (B, T, D) tensor each.
         frozen: the same without the adapter.
-        mask: (B, T), true for real tokens of retain rows.
+        marked: (N,), the real tokens of retain rows.
+        positions: of these rows, padding included.
         num_states: hidden states to divide by; those that are not given differ by nothing.
     """
     total = torch.stack(
         [
-            torch.linalg.vector_norm(difference_ND, dim=-1).sum()
-            for difference_ND in masked_tokens(
-                [a - b for a, b in zip(adapted, frozen, strict=True)], mask
-            )
+            torch.linalg.vector_norm(marked_tokens(a - b, marked), dim=-1).sum()
+            for a, b in zip(adapted, frozen, strict=True)
         ]
     ).sum()
-    positions = int(mask.any(-1).sum()) * mask.shape[1]
     return total / max(1, positions * num_states)
+
+
+def _retain_rows(batch: Batch) -> int:
+    return len((batch.retained // batch.input_ids.shape[1]).unique())
 
 
 def _fitted(example: EncodedExample) -> tuple[Sequence[int], Sequence[int]]:

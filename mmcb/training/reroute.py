@@ -21,7 +21,7 @@ from mmcb.models.loading import LoadedModel
 from mmcb.models.seeding import seeded
 from mmcb.training.batches import Batch
 from mmcb.training.dropout import install_row_dropout
-from mmcb.training.losses import Hidden, Mask, cosines, masked_tokens, mean_or_zero
+from mmcb.training.losses import Hidden, Marked, cosines, marked_tokens, mean_or_zero
 from mmcb.training.objective import MaskedMeans, Objective, StepTotals, pick
 from mmcb.training.paper_compat import PaperCompat
 from mmcb.training.recipes import Recipe
@@ -131,8 +131,7 @@ class Rerouter(nn.Module):
             up to the last target. Only the adapted ones have a gradient.
         """
         first, stop = self._recipe.lora_layers[0], self._recipe.num_blocks
-        mask_BT = batch.attention_mask
-        positions_BT = self.objective.positions(batch)
+        mask_BT, positions_BT = self.objective.attention(batch)
         with torch.no_grad(), self._loaded.adapter_disabled():
             hidden_BTD = embed_inputs(self._loaded, batch.model_inputs())
             if first > 0:
@@ -146,7 +145,7 @@ class Rerouter(nn.Module):
         return frozen, adapted
 
     def _upper_blocks(
-        self, hidden_BTD: Tensor, mask_BT: Tensor, positions_BT: Tensor, *, stop: int
+        self, hidden_BTD: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None, *, stop: int
     ) -> dict[int, Tensor]:
         return run_blocks(
             self._loaded, hidden_BTD, mask_BT, positions_BT,
@@ -158,18 +157,19 @@ class Rerouter(nn.Module):
 def _monitors(
     adapted: Hidden, frozen: Hidden, batch: Batch, totals: StepTotals
 ) -> dict[str, Tensor]:
-    def mean_cosine(mask: Mask, tokens: int) -> Tensor:
-        cosines_LN = cosines(masked_tokens(adapted, mask), masked_tokens(frozen, mask))
-        return mean_or_zero(cosines_LN, tokens=tokens)
+    def mean_cosine(marked: Marked, tokens: int) -> Tensor:
+        return mean_or_zero(cosines(adapted, frozen, marked), tokens=tokens)
 
     def mean_norm(hidden: Hidden) -> Tensor:
-        tokens_LND = torch.stack(masked_tokens(hidden, batch.reroute_mask))
-        norms_LN = torch.linalg.vector_norm(tokens_LND, dim=-1)
-        return mean_or_zero(norms_LN, tokens=totals.reroute_tokens)
+        norms = [
+            torch.linalg.vector_norm(marked_tokens(layer, batch.rerouted), dim=-1)
+            for layer in hidden
+        ]
+        return mean_or_zero(torch.stack(norms), tokens=totals.reroute_tokens)
 
     return {
-        "reroute_cosine": mean_cosine(batch.reroute_mask, totals.reroute_tokens),
-        "retain_cosine": mean_cosine(batch.retain_mask, totals.retain_tokens),
+        "reroute_cosine": mean_cosine(batch.rerouted, totals.reroute_tokens),
+        "retain_cosine": mean_cosine(batch.retained, totals.retain_tokens),
         "frozen_norm": mean_norm(frozen),
         "adapted_norm": mean_norm(adapted),
     }

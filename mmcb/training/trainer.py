@@ -151,9 +151,9 @@ class Trainer:
             batch = batch.to(self._accelerator.device)
             with torch.no_grad():
                 outputs = self.rerouter(batch, Weights(0.0, 0.0, 0.0))
-            masks = {"reroute_cosine": batch.reroute_mask, "retain_cosine": batch.retain_mask}
-            for name, mask in masks.items():
-                tokens = int(mask.sum())
+            marked = {"reroute_cosine": batch.rerouted, "retain_cosine": batch.retained}
+            for name, places in marked.items():
+                tokens = len(places)
                 sums[name] += float(outputs[name]) * tokens
                 counts[name] += tokens
         return {f"heldout_{name}": sums[name] / n for name, n in counts.items() if n}

@@ -129,9 +129,14 @@ def test_masks_and_right_padding(load: Load, data_folder: Path) -> None:
         batch = collate(examples, pixels=pixels, pad_id=0)
         assert batch.pixel_values is not None
         assert batch.pixel_values.shape[0] == sum(e.image is not None for e in examples)
+        marks = {"circuit_breaker": batch.rerouted, "retain": batch.retained}
+        masks = {}
+        for kind, places in marks.items():
+            masks[kind] = torch.zeros(batch.input_ids.numel(), dtype=torch.bool)
+            masks[kind][places] = True
         for row, example in enumerate(examples):
             length = len(example.input_ids)
-            own = {"circuit_breaker": batch.reroute_mask, "retain": batch.retain_mask}
+            own = {kind: mask.view_as(batch.input_ids) for kind, mask in masks.items()}
             counted = own.pop(example.kind)[row]
             assert not next(iter(own.values()))[row].any()
             assert not counted[0]  # BOS

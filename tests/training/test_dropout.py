@@ -14,7 +14,7 @@ def _batch(ids: tuple[str, ...], lengths: tuple[int, ...], *, left: bool = False
     for row, length in enumerate(lengths):
         mask[row, width - length :] = 1 if left else 0
         mask[row, : 0 if left else length] = 1
-    none = mask.bool() & False
+    none = torch.arange(0)
     return Batch(mask, mask, none, none, None, None, ids)
 
 

@@ -29,6 +29,10 @@ def _mask() -> Tensor:
     return torch.arange(T) < lengths[:, None]
 
 
+def _marked(mask: Tensor) -> Tensor:
+    return mask.flatten().nonzero()[:, 0]
+
+
 def _slow(adapted: list[Tensor], frozen: list[Tensor], mask: Tensor) -> tuple[float, float]:
     """Both losses, token by token in Python floats."""
     reroute, retain = [], []
@@ -50,24 +54,34 @@ def _slow(adapted: list[Tensor], frozen: list[Tensor], mask: Tensor) -> tuple[fl
 def test_losses_equal_the_slow_ones(dtype: torch.dtype, tolerance: float) -> None:
     adapted, frozen, mask = _states(0, dtype), _states(1, dtype), _mask()
     reroute, retain = _slow(adapted, frozen, mask)
-    assert float(reroute_loss(adapted, frozen, mask)) == pytest.approx(reroute, rel=tolerance)
-    assert float(retain_loss(adapted, frozen, mask)) == pytest.approx(retain, rel=tolerance)
+    assert float(reroute_loss(adapted, frozen, _marked(mask))) == pytest.approx(
+        reroute, rel=tolerance
+    )
+    assert float(retain_loss(adapted, frozen, _marked(mask))) == pytest.approx(
+        retain, rel=tolerance
+    )
 
 
 def test_half_precision_is_measured_in_float32() -> None:
     states = _states(0, torch.bfloat16)
-    assert reroute_loss(states, states, _mask()).dtype == torch.float32
-    assert retain_loss(states, states, _mask()).dtype == torch.float32
+    assert reroute_loss(states, states, _marked(_mask())).dtype == torch.float32
+    assert retain_loss(states, states, _marked(_mask())).dtype == torch.float32
 
 
 def test_what_stands_in_padding_does_not_count_not_even_nan() -> None:
     adapted, frozen, mask = _states(0), _states(1), _mask()
-    expected = reroute_loss(adapted, frozen, mask), retain_loss(adapted, frozen, mask)
+    expected = (
+        reroute_loss(adapted, frozen, _marked(mask)),
+        retain_loss(adapted, frozen, _marked(mask)),
+    )
     for layer in range(L):
         adapted[layer][~mask] = math.nan
         frozen[layer][~mask] = math.inf
         adapted[layer].requires_grad_()
-    found = reroute_loss(adapted, frozen, mask), retain_loss(adapted, frozen, mask)
+    found = (
+        reroute_loss(adapted, frozen, _marked(mask)),
+        retain_loss(adapted, frozen, _marked(mask)),
+    )
     assert [x.item() for x in found] == [x.item() for x in expected]
     (found[0] + found[1]).backward()
     assert all(layer.grad is not None and layer.grad.isfinite().all() for layer in adapted)
@@ -77,19 +91,23 @@ def test_more_padding_changes_nothing() -> None:
     adapted, frozen, mask = _states(0), _states(1), _mask()
     wide = [[torch.nn.functional.pad(x, (0, 0, 0, 9)) for x in h] for h in (adapted, frozen)]
     wide_mask = torch.nn.functional.pad(mask, (0, 9))
-    assert torch.equal(retain_loss(*wide, wide_mask), retain_loss(adapted, frozen, mask))
-    assert torch.equal(reroute_loss(*wide, wide_mask), reroute_loss(adapted, frozen, mask))
+    assert torch.equal(
+        retain_loss(*wide, _marked(wide_mask)), retain_loss(adapted, frozen, _marked(mask))
+    )
+    assert torch.equal(
+        reroute_loss(*wide, _marked(wide_mask)), reroute_loss(adapted, frozen, _marked(mask))
+    )
 
 
 def test_nothing_marked_is_zero() -> None:
-    states, none = _states(0), torch.zeros(B, T, dtype=torch.bool)
+    states, none = _states(0), torch.arange(0)
     assert float(reroute_loss(states, states, none)) == 0
     assert float(retain_loss(states, states, none)) == 0
 
 
 def test_zero_vectors_have_cosine_zero_and_finite_gradients() -> None:
     zeros = [torch.zeros(B, T, D, requires_grad=True) for _ in range(L)]
-    loss = reroute_loss(zeros, _states(1), _mask())
+    loss = reroute_loss(zeros, _states(1), _marked(_mask()))
     loss.backward()
     assert loss.item() == 0
     assert all(layer.grad is not None and layer.grad.isfinite().all() for layer in zeros)
@@ -103,9 +121,9 @@ def test_the_saddle_and_the_way_off_it() -> None:
     def gradient(loss: str) -> float:
         adapted = [layer.clone().requires_grad_() for layer in frozen]
         value = {
-            "reroute": lambda: reroute_loss(adapted, frozen, mask),
-            "retain": lambda: retain_loss(adapted, frozen, mask),
-            "escape": lambda: escape_loss(adapted, frozen, directions, mask),
+            "reroute": lambda: reroute_loss(adapted, frozen, _marked(mask)),
+            "retain": lambda: retain_loss(adapted, frozen, _marked(mask)),
+            "escape": lambda: escape_loss(adapted, frozen, directions, _marked(mask)),
         }[loss]()
         value.backward()
         return max(float(layer.grad.abs().max()) for layer in adapted if layer.grad is not None)
@@ -127,7 +145,7 @@ def test_escape_falls_with_the_angle_and_ends_at_a_right_one() -> None:
          * a / a.norm(dim=-1, keepdim=True) for f, a in zip(frozen, away, strict=True)]
         for x in (0.0, 0.3, 0.9, math.pi / 2)
     ]  # fmt: skip
-    losses = [float(escape_loss(states, frozen, directions, mask)) for states in turned]
+    losses = [float(escape_loss(states, frozen, directions, _marked(mask))) for states in turned]
     assert losses == sorted(losses, reverse=True)
     assert 0.9 < losses[0] < 1
     assert losses[-1] == 0
@@ -140,7 +158,7 @@ def test_escape_gradient_is_finite_on_the_tilted_state_itself() -> None:
         (f + TILT * f.norm(dim=-1, keepdim=True) * u).requires_grad_()
         for f, u in zip(frozen, directions, strict=True)
     ]
-    escape_loss(adapted, frozen, directions, mask).backward()
+    escape_loss(adapted, frozen, directions, _marked(mask)).backward()
     assert all(layer.grad is not None and layer.grad.isfinite().all() for layer in adapted)
 
 

@@ -35,22 +35,23 @@ def test_two_tokens_by_hand() -> None:
         torch.tensor([[[0.0, 0.0], [4.0, 3.0], [2.0, 2.0], [0.0, 0.0]]]),
         torch.tensor([[[0.0, 0.0], [-3.0, -4.0], [0.0, 5.0], [0.0, 0.0]]]),
     ]
-    mask = torch.tensor([[False, True, True, False]])
+    marked = torch.tensor([1, 2])
     # Cosines: 24/25 and 1/sqrt 2; -1, which counts 0, and 1. Over 2 tokens in 2 layers.
     wanted = (24 / 25 + 2**-0.5 + 0 + 1) / 4
-    assert float(reroute_mean(adapted, frozen, mask)) == pytest.approx(wanted, rel=1e-6)
+    assert float(reroute_mean(adapted, frozen, marked)) == pytest.approx(wanted, rel=1e-6)
     # Norms of differences: sqrt 2 and 2; 10 and 3. Over all 4 positions and, say, 5 states.
     wanted = (2**0.5 + 2 + 10 + 3) / (4 * 5)
-    found = retain_mean(adapted, frozen, mask, num_states=5)
+    found = retain_mean(adapted, frozen, marked, positions=4, num_states=5)
     assert float(found) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_nan_in_padding_does_not_poison() -> None:
     frozen = [torch.tensor([[[3.0, 4.0], [torch.nan, 1.0]]])]
     adapted = [torch.tensor([[[4.0, 3.0], [1.0, torch.nan]]])]
-    mask = torch.tensor([[True, False]])
-    assert float(reroute_mean(adapted, frozen, mask)) == pytest.approx(0.96)
-    assert float(retain_mean(adapted, frozen, mask, num_states=1)) == pytest.approx(2**0.5 / 2)
+    marked = torch.tensor([0])
+    assert float(reroute_mean(adapted, frozen, marked)) == pytest.approx(0.96)
+    found = retain_mean(adapted, frozen, marked, positions=2, num_states=1)
+    assert float(found) == pytest.approx(2**0.5 / 2)
 
 
 def test_layout(load: Load) -> None:
@@ -71,8 +72,8 @@ def test_layout(load: Load) -> None:
     assert batch.input_ids[3, 1021:].tolist() == [10, 11, 12]
     real = batch.attention_mask.bool()
     circuit_breaker = torch.tensor([[True], [True], [False], [False]])
-    assert torch.equal(batch.reroute_mask, real & circuit_breaker)
-    assert torch.equal(batch.retain_mask, real & ~circuit_breaker)
+    for marked, mask in ((batch.rerouted, circuit_breaker), (batch.retained, ~circuit_breaker)):
+        assert torch.equal(marked, (real & mask).flatten().nonzero()[:, 0])
     totals = step_totals(objective, examples, batches=1)
     assert totals == StepTotals.of_batch(batch)
 

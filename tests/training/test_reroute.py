@@ -86,9 +86,10 @@ def test_padding_does_not_change_the_losses(load: Load, data_folder, kind: str) 
     _perturb(loaded)
     rerouter.eval()
     batch = _batch(data_folder, loaded, rows=slice(None, None, 5))
-    pad = [torch.nn.functional.pad(x, (0, 11)) for x in (
-        batch.input_ids, batch.attention_mask, batch.reroute_mask, batch.retain_mask)]  # fmt: skip
-    padded = Batch(*pad, batch.pixel_values, batch.image_sizes, batch.ids)
+    width = batch.input_ids.shape[1]
+    pad = [torch.nn.functional.pad(x, (0, 11)) for x in (batch.input_ids, batch.attention_mask)]
+    marked = [m + m // width * 11 for m in (batch.rerouted, batch.retained)]
+    padded = Batch(*pad, *marked, batch.pixel_values, batch.image_sizes, batch.ids)
     plain, wide = rerouter(batch, WEIGHTS), rerouter(padded, WEIGHTS)
     for name, value in plain.items():
         assert float(wide[name]) == pytest.approx(float(value), rel=1e-5), name
@@ -107,7 +108,7 @@ def test_a_batch_is_the_token_weighted_mean_of_its_rows(load: Load, data_folder,
     for example in examples:
         batch = collate([example], pixels=pixels, pad_id=0)
         alone.append(float(rerouter(batch, WEIGHTS)["retain_loss"]))
-        tokens.append(int(batch.retain_mask.sum()))
+        tokens.append(len(batch.retained))
     together = float(rerouter(collate(examples, pixels=pixels, pad_id=0), WEIGHTS)["retain_loss"])
     mean = sum(a * n for a, n in zip(alone, tokens, strict=True)) / sum(tokens)
     assert together == pytest.approx(mean, rel=1e-4)
