@@ -124,7 +124,7 @@ def _examples(recipe: Recipe, encoded: ExampleSet, step: int) -> list[EncodedExa
         seed=0,
         alternate=recipe.alternate,
     )
-    return sampler.batch(step)
+    return sampler.step(step)
 
 
 def _timed(

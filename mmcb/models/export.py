@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +27,24 @@ _HUB_NAMES = {
 }
 
 
-def save_adapter(loaded: LoadedModel, path: Path) -> Path:
+def save_adapter(
+    loaded: LoadedModel, path: Path, *, weights: Mapping[str, Tensor] | None = None
+) -> Path:
     """Write the LoRA weights and their config to `path`, as PEFT and vLLM read them; returns it.
+
+    Args:
+        loaded: a model with an adapter.
+        path: folder to write.
+        weights: the adapter's tensors by their names in `loaded.model`, where that holds only a
+            part of them; None for its own.
 
     Raises:
         MmcbError: the model has no adapter.
     """
     if not hasattr(loaded.model, "get_base_model"):
         raise MmcbError(f"{loaded.name} has no adapter to save", hint="train one first")
-    loaded.model.save_pretrained(str(path))
+    state = None if weights is None else dict(weights)
+    loaded.model.save_pretrained(str(path), state_dict=state)
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from mmcb.cli import run_command
 from mmcb.training.config import TrainingConfig
@@ -32,18 +33,33 @@ def _run(config: TrainingConfig) -> None:
         where = config.out or "runs/training/MODEL-TIME"
         get_logger(__name__).info("nothing was loaded; a run saves this as %s/recipe.json", where)
         return
-    from mmcb.models.locate import check_model
+    from mmcb.training.processes import one_voice
 
-    check_model(config.model)  # before torch is imported, which takes seconds
-    from mmcb.training.run import train, wants_evaluation
+    with one_voice():
+        path = _trained(config)
+    from mmcb.training.run import wants_evaluation
 
-    path = train(config)
-    get_logger(__name__).info("adapter: %s", path / "adapter")
     if wants_evaluation(config) and is_main_process():
         # The one place that reaches up: a command may end with another command's work.
         from mmcb.evaluation.quick import evaluate_training_run
 
         evaluate_training_run(path)
+
+
+def _trained(config: TrainingConfig) -> Path:
+    from mmcb.log import get_logger
+    from mmcb.models.locate import check_model
+
+    check_model(config.model)  # before torch is imported, which takes seconds
+    from torch import distributed
+
+    from mmcb.training.run import train
+
+    path = train(config)
+    get_logger(__name__).info("adapter: %s", path / "adapter")
+    if distributed.is_initialized():
+        distributed.destroy_process_group()  # what follows is the main process's alone
+    return path
 
 
 if __name__ == "__main__":

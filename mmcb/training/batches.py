@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -22,6 +23,8 @@ from mmcb.errors import MmcbError
 from mmcb.generation.images import open_image
 from mmcb.models.loading import LoadedModel
 from mmcb.training.examples import EncodedExample
+
+Made = TypeVar("Made")
 
 BUCKET_BATCHES = 8
 """Examples are sorted by length inside windows of this many steps: little padding, and still a
@@ -159,11 +162,11 @@ def stack_images(
 
 
 class Sampler:
-    """Which examples make up which batch: a pure function of (seed, step, micro-batch, rank).
+    """Which examples make up which step: a pure function of (seed, step).
 
     Nothing is remembered between calls, so that a resumed run sees what the killed one would have.
     A step's examples are drawn first and split afterwards: they depend on how many a step has, not
-    on how these are shared out among micro-batches and processes.
+    on how these are shared out among batches. Processes have no say in it.
     Circuit-breaker and retain examples are drawn together. Where there are examples with an image
     and without, batches of the two alternate step by step; a kind that has only one of them
     contributes that.
@@ -177,7 +180,6 @@ class Sampler:
         seed: int,
         alternate: bool,
         accumulation: int = 1,
-        world: int = 1,
     ) -> None:
         """Sort the examples into pools.
 
@@ -186,14 +188,12 @@ class Sampler:
             batch_sizes: circuit-breaker and retain examples in a batch.
             seed: seed of the order.
             alternate: whether batches with images and without alternate.
-            accumulation: batches in one optimiser step, for each process.
-            world: number of processes.
+            accumulation: batches in one optimiser step.
 
         Raises:
             MmcbError: there are fewer examples than batches in a step.
         """
-        self.parts = accumulation * world
-        self._world = world
+        self.parts = accumulation
         with_image = {example.image is not None for example in examples}
         self._rounds = len(with_image) if alternate else 1
         self._pools: list[tuple[_Pool, _Pool]] = []
@@ -208,32 +208,24 @@ class Sampler:
                 raise MmcbError(
                     f"{self.parts} batches a step, and at most {max(p.size for p in pools)}"
                     " examples of a kind to share out among them",
-                    hint="lower --accumulation, or use fewer processes",
+                    hint="lower --accumulation",
                 )
             self._pools.append((pools[0], pools[1]))
 
     def step(self, step: int) -> list[EncodedExample]:
-        """All examples of an optimiser step, of all its micro-batches and processes."""
-        turn, kind = divmod(step - 1, self._rounds)
-        circuit_breaker, retain = self._pools[kind]
-        return circuit_breaker.batch(turn) + retain.batch(turn)
+        """All examples of an optimiser step."""
+        return [example for batch in self.batches(step) for example in batch]
 
-    def batch(self, step: int, *, micro: int = 0, rank: int = 0) -> list[EncodedExample]:
-        """Examples of one batch.
-
-        Args:
-            step: optimiser step, from 1.
-            micro: batch inside the step, from 0.
-            rank: process that asks.
-        """
+    def batches(self, step: int) -> list[list[EncodedExample]]:
+        """The batches of an optimiser step, counted from 1."""
         turn, kind = divmod(step - 1, self._rounds)
-        part = micro * self._world + rank
-        drawn: list[EncodedExample] = []
+        batches: list[list[EncodedExample]] = [[] for _ in range(self.parts)]
         for pool in self._pools[kind]:
             of_step = pool.batch(turn)  # sorted by length, so that neighbours need little padding
-            start, stop = (len(of_step) * p // self.parts for p in (part, part + 1))
-            drawn += of_step[start:stop]
-        return drawn
+            for part, batch in enumerate(batches):
+                start, stop = (len(of_step) * p // self.parts for p in (part, part + 1))
+                batch += of_step[start:stop]
+        return batches
 
 
 class _Pool:
@@ -269,19 +261,17 @@ class _Pool:
         return batches
 
 
-def prefetched(
-    make: Callable[[int, int], list[Batch]], keys: Sequence[tuple[int, int]]
-) -> Iterator[list[Batch]]:
-    """Make batches one ahead of their use, in a thread: images decode while the model computes.
+def prefetched(make: Callable[[int], Made], steps: Sequence[int]) -> Iterator[Made]:
+    """Make batches one step ahead of their use, in a thread: images decode while others compute.
 
     Args:
-        make: makes the passes of (step, micro-batch).
-        keys: the batches wanted, in order.
+        make: makes what a step needs.
+        steps: the steps wanted, in order.
     """
     with ThreadPoolExecutor(max_workers=1) as pool:
-        ahead: Future[list[Batch]] | None = None
-        for position, key in enumerate(keys):
-            current = ahead if ahead is not None else pool.submit(make, *key)
+        ahead: Future[Made] | None = None
+        for position, step in enumerate(steps):
+            current = ahead if ahead is not None else pool.submit(make, step)
             following = position + 1
-            ahead = pool.submit(make, *keys[following]) if following < len(keys) else None
+            ahead = pool.submit(make, steps[following]) if following < len(steps) else None
             yield current.result()

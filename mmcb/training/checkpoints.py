@@ -7,9 +7,9 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from mmcb.errors import MmcbError
 from mmcb.store import write_atomic
 from mmcb.training.examples import EncodedExample
+from mmcb.training.processes import from_main
 from mmcb.training.recipes import Recipe
+from mmcb.training.sharding import spread, whole
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter, besides the step."""
@@ -28,19 +33,19 @@ def fingerprint_of(
     examples: Iterable[EncodedExample],
     *,
     seed: int,
-    world: int,
     revision: str | None,
 ) -> str:
-    """Hash of all that decides a run's trajectory; another split of its steps has the same one.
+    """Hash of all that decides a run's trajectory.
+
+    Another split of its steps into batches, or among processes, has the same one.
 
     Args:
         recipe: how to train.
         examples: on what, in their order.
         seed: seed of the run.
-        world: number of processes.
         revision: of the model's weights, where it is known.
     """
-    settings = [recipe.trajectory(world=world), seed, revision]
+    settings = [recipe.trajectory(), seed, revision]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
     for example in examples:
         digest.update(f"{example.id}\0{example.kind}\0{example.mask_start}\n".encode())
@@ -55,8 +60,11 @@ def save_checkpoint(
     fingerprint: str,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
 ) -> None:
     """Write the state after an optimiser step; a kill leaves the old file or the new one whole.
+
+    The file is the same however many processes there are, and however they share the parameters.
 
     Args:
         path: the file.
@@ -64,6 +72,7 @@ def save_checkpoint(
         fingerprint: of the run: `fingerprint_of`.
         parameters: what trains, by name.
         optimizer: the AdamW that trains it.
+        accelerator: the processes; all of them must call this, and the main one writes.
     """
     from safetensors.torch import save
 
@@ -72,8 +81,9 @@ def save_checkpoint(
         state = optimizer.state[parameter]
         tensors[f"weight/{name}"] = parameter.detach()
         tensors |= {f"{moment}/{name}": state[moment] for moment in MOMENTS}
-    cpu = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    write_atomic(path, save(cpu, metadata={"step": str(step), "fingerprint": fingerprint}))
+    cpu = {name: whole(tensor).cpu().contiguous() for name, tensor in tensors.items()}
+    if accelerator.is_main_process:
+        write_atomic(path, save(cpu, metadata={"step": str(step), "fingerprint": fingerprint}))
 
 
 def load_checkpoint(
@@ -82,6 +92,7 @@ def load_checkpoint(
     fingerprint: str,
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
 ) -> int:
     """Put a saved state back.
 
@@ -90,12 +101,34 @@ def load_checkpoint(
         fingerprint: of the run that goes on: `fingerprint_of`.
         parameters: what trains, by name; overwritten.
         optimizer: its AdamW; overwritten.
+        accelerator: the processes; the main one reads, and all get their share.
 
     Returns:
         Optimiser steps done; 0 without a checkpoint.
 
     Raises:
         MmcbError: the file is damaged, or of another model, recipe or data.
+    """
+    step = from_main(accelerator, lambda: _checked_step(path, fingerprint, parameters))
+    if step == 0:
+        return 0
+    with _opened(path) if accelerator.is_main_process else nullcontext() as file:
+        for name, parameter in parameters.items():
+            parts = {
+                part: spread(file and file.get_tensor(f"{part}/{name}"), like=parameter)
+                for part in ("weight", *MOMENTS)
+            }
+            with torch.no_grad():
+                parameter.copy_(parts.pop("weight"))
+            optimizer.state[parameter] = {"step": torch.tensor(float(step)), **parts}
+    return step
+
+
+def _checked_step(path: Path, fingerprint: str, parameters: Iterable[str]) -> int:
+    """Steps done at this run's checkpoint; 0 without one.
+
+    Raises:
+        MmcbError: it is damaged, or another run's.
     """
     step = step_of(path)
     if step == 0:
@@ -109,13 +142,6 @@ def load_checkpoint(
                 " model, recipe, seed or data differ",
                 hint="give --out another folder, or delete the file to begin from step 1",
             )
-        for name, parameter in parameters.items():
-            with torch.no_grad():
-                parameter.copy_(file.get_tensor(f"weight/{name}"))
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                **{m: file.get_tensor(f"{m}/{name}").to(parameter) for m in MOMENTS},
-            }
     return step
 
 

@@ -62,10 +62,10 @@ class TrainingConfig(Config):
     """Learning rate, constant (AdamW)."""
 
     batch_size: int | None = Field(default=None, ge=1)
-    """Circuit-breaker examples in a batch, for each device."""
+    """Circuit-breaker examples in a batch, however many processes share it."""
 
     retain_batch_size: int | None = Field(default=None, ge=1)
-    """Retain examples in a batch, for each device."""
+    """Retain examples in a batch, however many processes share it."""
 
     accumulation: int = Field(default=1, ge=1)
     """Batches of both kinds in one optimiser step."""

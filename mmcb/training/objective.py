@@ -16,7 +16,7 @@ from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import Batch, PixelCache, collate
 from mmcb.training.examples import EncodedExample
 from mmcb.training.losses import escape_directions, escape_loss, reroute_loss, retain_loss
-from mmcb.training.microbatches import cut
+from mmcb.training.microbatches import deal
 from mmcb.training.recipes import Recipe
 from mmcb.training.schedule import Weights
 
@@ -24,12 +24,16 @@ States = Mapping[int, Float[Tensor, "B T D"]]
 """Layer k to its hidden states."""
 
 
+Pass = tuple[int, Sequence[EncodedExample]]
+"""Examples that run together, behind the number of their batch inside the step, from 0."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepTotals:
     """What a batch must know of the whole optimiser step, of which it is a part.
 
     Attributes:
-        reroute_tokens: tokens that the reroute loss counts, in all batches of all processes.
+        reroute_tokens: tokens that the reroute loss counts, in all its batches.
         retain_tokens: the same of the retain loss.
         batches: number of these batches.
     """
@@ -59,8 +63,15 @@ class Objective(Protocol):
     def marked(self, example: EncodedExample) -> int:
         """Tokens of an example that its loss counts."""
 
-    def split(self, examples: Sequence[EncodedExample]) -> list[list[EncodedExample]]:
-        """Cut a batch into passes, where that changes no loss."""
+    def deal(
+        self, batches: Sequence[Sequence[EncodedExample]], *, processes: int
+    ) -> list[list[Pass]]:
+        """Cut a step's batches into passes and share these out, where that changes no loss.
+
+        Returns:
+            For each process its passes, equally many for all: sharded parameters are gathered and
+            gradients averaged by all processes together.
+        """
 
     def collate(self, examples: Sequence[EncodedExample], *, pixels: PixelCache) -> Batch:
         """Lay examples out as a batch."""
@@ -84,7 +95,7 @@ def step_totals(
 
     Args:
         objective: what counts.
-        examples: all examples of the step, of all processes.
+        examples: all examples of the step.
         batches: the batches that they are split into.
     """
     marked = {"circuit_breaker": 0, "retain": 0}
@@ -118,10 +129,21 @@ class MaskedMeans:
         """Tokens of an example that its loss counts: from its mask's start."""
         return len(example.input_ids) - example.mask_start
 
-    def split(self, examples: Sequence[EncodedExample]) -> list[list[EncodedExample]]:
-        """Rows of like length together: passes with little padding."""
-        lengths = [len(example.input_ids) for example in examples]
-        return [[examples[index] for index in group] for group in cut(lengths)]
+    def deal(
+        self, batches: Sequence[Sequence[EncodedExample]], *, processes: int
+    ) -> list[list[Pass]]:
+        """Rows of like length together: passes with little padding.
+
+        A process for which nothing is left takes part with a token that nothing counts.
+        """
+        shares: list[list[Pass]] = [[] for _ in range(processes)]
+        for micro, examples in enumerate(batches):
+            idle = EncodedExample("idle", "retain", examples[0].input_ids[:1], 1, image=None)
+            lengths = [len(example.input_ids) for example in examples]
+            for share, groups in zip(shares, deal(lengths, processes=processes), strict=True):
+                for group in groups:
+                    share.append((micro, [examples[index] for index in group] or [idle]))
+        return shares
 
     def collate(self, examples: Sequence[EncodedExample], *, pixels: PixelCache) -> Batch:
         """Pad to the longest of the batch, on the right."""

@@ -27,7 +27,7 @@ from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import Batch, PixelCache, stack_images
 from mmcb.training.examples import EncodedExample
 from mmcb.training.losses import Hidden, Marked, marked_tokens
-from mmcb.training.objective import Attention, States, StepTotals, pick
+from mmcb.training.objective import Attention, Pass, States, StepTotals, pick
 from mmcb.training.recipes import Recipe
 from mmcb.training.schedule import Weights
 
@@ -51,9 +51,12 @@ class PaperCompat:
         """Tokens of an example that fit its layout: every one of them counts."""
         return sum(len(part) for part in _fitted(example))
 
-    def split(self, examples: Sequence[EncodedExample]) -> list[list[EncodedExample]]:
-        """In one piece: the authors' means are over whole batches."""
-        return [list(examples)]
+    def deal(
+        self, batches: Sequence[Sequence[EncodedExample]], *, processes: int
+    ) -> list[list[Pass]]:
+        """In one piece: the authors' means are over whole batches. Processes take them in turns."""
+        passes = list(enumerate(batches))
+        return [passes[process::processes] for process in range(processes)]
 
     def collate(self, examples: Sequence[EncodedExample], *, pixels: PixelCache) -> Batch:
         """Lay examples out in fixed widths, whatever their lengths."""

@@ -66,9 +66,9 @@ class Recipe(Config):
     learning_rate: float
     """Constant, AdamW without weight decay."""
     batch_size: int
-    """Circuit-breaker examples in a batch, for each device."""
+    """Circuit-breaker examples in a batch, however many processes share it."""
     retain_batch_size: int
-    """Retain examples in a batch, for each device."""
+    """Retain examples in a batch, however many processes share it."""
     accumulation: int
     """Batches of both kinds in one optimiser step."""
     reroute_weight: float
@@ -118,15 +118,11 @@ class Recipe(Config):
         """Layers that the retain loss counts: every hidden state that the adapter can change."""
         return tuple(range(self.lora_layers[0] + 1, self.num_blocks + 1))
 
-    def trajectory(self, *, world: int = 1) -> dict[str, Any]:
-        """What decides where training goes, whatever the split of a step into batches.
-
-        Args:
-            world: number of processes.
-        """
+    def trajectory(self) -> dict[str, Any]:
+        """What decides where training goes, whatever the split of a step into batches."""
         settings = self.model_dump(mode="json")
         if not self.paper_compat:  # there, every batch is a mean of its own
-            batches = settings.pop("accumulation") * world
+            batches = settings.pop("accumulation")
             for name in ("batch_size", "retain_batch_size"):
                 settings[name] *= batches
         return settings

@@ -20,6 +20,7 @@ from mmcb.store import file_hash, write_atomic
 from mmcb.training.checkpoints import cut_metrics, locked, step_of
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import check_examples, encode_examples
+from mmcb.training.processes import accelerator_of, from_main
 from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
 from mmcb.training.sources.mixing import Part, mix, read_sets
@@ -57,22 +58,14 @@ def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
     check_model(config.model)
     sets = find_sets(config)
     inputs = input_files(sets)
-    accelerator = _accelerator(config)
-    out = _agreed_folder(config, inputs, accelerator=accelerator, runs=runs)
+    accelerator = accelerator_of(config)
     with ExitStack() as stack:
-        if accelerator.is_main_process:
-            stack.enter_context(locked(out))
-        accelerator.wait_for_everyone()
-        run = stack.enter_context(
-            RunDir.start(
-                out,
-                command="training",
-                config=config,
-                inputs=inputs,
-                may_change=_may_change(config, out),
-            )
-        )
-        if run.previous_status == "complete" and (out / "adapter").is_dir():
+        # One process opens the folder, and the others hear what it found there: what they would
+        # find depends on how far it has come.
+        run = from_main(accelerator, lambda: _opened_run(config, inputs, runs=runs, stack=stack))
+        out = run.path
+        finished = run.previous_status == "complete" and (out / "adapter").is_dir()
+        if from_main(accelerator, lambda: finished):
             _log.info("%s is already trained; nothing to do", out)
         else:
             _log.info("training data: %s, run: %s", "; ".join(describe(sets).values()), out)
@@ -103,9 +96,9 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
             loaded.family.name, recipe.target_layers, "/".join(loaded.family.lora_modules),
             *recipe.lora_layers,
         )  # fmt: skip
-    _write_recipe(run, recipe)
+    from_main(accelerator, lambda: _write_recipe(run, recipe))
     pairs, parts = mix(drawn, no_request_fraction=recipe.no_request_fraction, seed=config.seed)
-    _note_sources(run, parts)
+    from_main(accelerator, lambda: _note_sources(run, parts))
     run.note("model_revision", loaded.revision)
     settings: dict[str, Any] = {
         "masks": {"circuit_breaker": recipe.mask, "retain": recipe.retain_mask},
@@ -134,8 +127,9 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
     every = Intervals(checkpoint=config.checkpoint_every, validate=config.validate_every)
     for row in trainer.run(checkpoint, every=every):
         run.log_metrics(row)
+    weights = trainer.adapter()
     if accelerator.is_main_process:
-        save_adapter(loaded, run.file("adapter"))
+        save_adapter(loaded, run.file("adapter"), weights=weights)
 
 
 def _load(config: TrainingConfig, *, device: str) -> tuple[LoadedModel, Recipe]:
@@ -159,22 +153,6 @@ def _load(config: TrainingConfig, *, device: str) -> tuple[LoadedModel, Recipe]:
             hint="give --target-layers and --lora-layers",
         )
     return loaded, recipe
-
-
-def _accelerator(config: TrainingConfig) -> Accelerator:
-    """Devices and processes as `accelerate launch` set them up; one process without it."""
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=config.device == "cpu")
-    asked, found = config.device, accelerator.device
-    if asked != "auto" and found.type != asked.partition(":")[0]:
-        raise MmcbError(f"--device {asked}: accelerate finds {found}", hint="leave --device out")
-    if ":" in asked and str(found) != asked:
-        raise MmcbError(
-            f"--device {asked}: accelerate chose {found} among the devices it can see",
-            hint=f"CUDA_VISIBLE_DEVICES={asked.partition(':')[2]} python -m mmcb.training ...",
-        )
-    return accelerator
 
 
 def _write_recipe(run: RunDir, recipe: Recipe) -> None:
@@ -205,18 +183,15 @@ def _note_sources(run: RunDir, parts: Sequence[Part]) -> None:
     run.note("sources", [asdict(part) for part in parts])
 
 
-def _agreed_folder(
-    config: TrainingConfig, inputs: Mapping[str, Path], *, accelerator: Accelerator, runs: Path
-) -> Path:
-    """The run's folder, chosen by the main process."""
-    chosen: list[str] = [""]
-    if accelerator.is_main_process:
-        chosen[0] = str(config.out or _unfinished(config, inputs, runs) or _fresh(config, runs))
-    if accelerator.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
-
-        broadcast_object_list(chosen)
-    return Path(chosen[0])
+def _opened_run(
+    config: TrainingConfig, inputs: Mapping[str, Path], *, runs: Path, stack: ExitStack
+) -> RunDir:
+    """The run's folder, begun or gone on with, and locked until the stack is closed."""
+    out = config.out or _unfinished(config, inputs, runs) or _fresh(config, runs)
+    stack.enter_context(locked(out))
+    may_change = _may_change(config, out)
+    run = RunDir.start(out, command="training", config=config, inputs=inputs, may_change=may_change)
+    return stack.enter_context(run)
 
 
 def _unfinished(config: TrainingConfig, inputs: Mapping[str, Path], runs: Path) -> Path | None:

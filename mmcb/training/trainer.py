@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from mmcb.training.objective import step_totals
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
 from mmcb.training.schedule import Weights
+from mmcb.training.sharding import no_sync, optimizer_for, parallel, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -63,17 +64,19 @@ class Trainer:
             train: examples to train on.
             heldout: examples to measure on.
             seed: seed of the order of examples, of dropout and of the escape directions.
-            accelerator: device and processes.
+            accelerator: device and processes. A step's examples are shared out among these, and
+                the trajectory does not depend on how many they are.
         """
         self.recipe = recipe
         self.rerouter = Rerouter(loaded, recipe, seed=seed)
+        self._wrapped = parallel(self.rerouter, loaded.decoder_layers, accelerator=accelerator)
         self.parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=recipe.learning_rate, weight_decay=0.0
         )
         self._seed = seed
         self._accelerator = accelerator
-        self._wrapped, self._stepper = accelerator.prepare(self.rerouter, self.optimizer)
+        self._stepper = optimizer_for(self.optimizer, self._wrapped, accelerator)
         self._pixels = PixelCache(loaded)
         self._heldout = heldout
         self._health = Health(steps=recipe.steps)
@@ -81,7 +84,6 @@ class Trainer:
             recipe,
             train.examples,
             seed=seed,
-            world=accelerator.num_processes,
             revision=loaded.revision,
         )
         self._sampler = Sampler(
@@ -90,7 +92,6 @@ class Trainer:
             seed=seed,
             alternate=recipe.alternate,
             accumulation=recipe.accumulation,
-            world=accelerator.num_processes,
         )
 
     def run(self, checkpoint: Path, *, every: Intervals) -> Iterator[dict[str, Any]]:
@@ -113,14 +114,14 @@ class Trainer:
             "fingerprint": self._fingerprint,
             "parameters": self.parameters,
             "optimizer": self.optimizer,
+            "accelerator": self._accelerator,
         }
         done = load_checkpoint(checkpoint, **state)
         steps = range(done + 1, recipe.steps + 1)
-        keys = [(step, micro) for step in steps for micro in range(recipe.accumulation)]
-        batches = prefetched(self._make_passes, keys)
+        passes = prefetched(self._make_passes, steps)
         with progress(recipe.steps, "training", initial=done) as bar:
             for step in steps:
-                row = self._step(step, batches)
+                row = self._step(step, next(passes))
                 last = step == recipe.steps
                 if every.validate and (last or step % every.validate == 0):
                     row |= self.validate()
@@ -128,7 +129,7 @@ class Trainer:
                 # After the row: one is then never missing for a step that is not run again. And
                 # after the check: a run that failed in its last step must not go on to its end.
                 self._health.check(step, row)
-                if self._accelerator.is_main_process and (last or step % every.checkpoint == 0):
+                if last or step % every.checkpoint == 0:
                     save_checkpoint(checkpoint, step=step, **state)
                 bar.advance(
                     reroute=row["reroute_loss"],
@@ -144,50 +145,56 @@ class Trainer:
         size = self.recipe.batch_size + self.recipe.retain_batch_size
         ordered = sorted(self._heldout.examples, key=lambda e: len(e.input_ids))
         chunks = [ordered[i : i + size] for i in range(0, len(ordered), size)]
-        sums = {"reroute_cosine": 0.0, "retain_cosine": 0.0}
-        counts = dict.fromkeys(sums, 0)
-        for chunk in chunks:
+        names = ("reroute_cosine", "retain_cosine")
+        zero = torch.zeros((), device=self._accelerator.device)
+        sums = {part: zero for name in names for part in (name, f"{name}_tokens")}
+        rank, processes = self._accelerator.process_index, self._accelerator.num_processes
+        for place in range(rank, len(chunks) + -len(chunks) % processes, processes):
+            # Who has no chunk left runs the last one to keep in step with the others, uncounted.
+            counts = float(place < len(chunks))
+            chunk = chunks[min(place, len(chunks) - 1)]
             batch = self.rerouter.objective.collate(chunk, pixels=self._pixels)
             batch = batch.to(self._accelerator.device)
             with torch.no_grad():
                 outputs = self.rerouter(batch, Weights(0.0, 0.0, 0.0))
-            marked = {"reroute_cosine": batch.rerouted, "retain_cosine": batch.retained}
-            for name, places in marked.items():
-                tokens = len(places)
-                sums[name] += float(outputs[name]) * tokens
-                counts[name] += tokens
-        return {f"heldout_{name}": sums[name] / n for name, n in counts.items() if n}
+            for name, marked in zip(names, (batch.rerouted, batch.retained), strict=True):
+                tokens = len(marked) * counts
+                sums[name] = sums[name] + outputs[name] * tokens
+                sums[f"{name}_tokens"] = sums[f"{name}_tokens"] + tokens
+        read = self._read(sums)
+        return {f"heldout_{n}": read[n] / read[f"{n}_tokens"] for n in names if read[f"{n}_tokens"]}
 
-    def _step(self, step: int, batches: Iterator[list[Batch]]) -> dict[str, Any]:
+    def adapter(self) -> dict[str, Tensor]:
+        """The trained tensors, whole, by their names in the model. All processes must ask."""
+        return {name: whole(parameter.detach()) for name, parameter in self.parameters.items()}
+
+    def _step(self, step: int, passes: Sequence[tuple[int, Batch]]) -> dict[str, Any]:
         """One optimiser step and its metrics."""
         started = time.perf_counter()
         accelerator, objective = self._accelerator, self.rerouter.objective
-        totals = step_totals(objective, self._sampler.step(step), batches=self._sampler.parts)
+        device, processes = accelerator.device, accelerator.num_processes
+        examples = self._sampler.step(step)
+        totals = step_totals(objective, examples, batches=self._sampler.parts)
         self.rerouter.train()
         sums: dict[str, Tensor] = {}
-        tokens = images = 0
-        passes = [(m, p) for m in range(self.recipe.accumulation) for p in next(batches)]
         for number, (micro, batch) in enumerate(passes, start=1):
-            tokens += int(batch.attention_mask.sum())
-            images += 0 if batch.pixel_values is None else len(batch.pixel_values)
             last = number == len(passes)
-            hold = nullcontext() if last else accelerator.no_sync(self._wrapped)
-            device = accelerator.device
+            hold = nullcontext() if last else no_sync(self._wrapped, accelerator=accelerator)
             noise = self.rerouter.noise.of(batch, seed=self._seed, step=step, device=device)
             with hold, noise:
                 weights = objective.weights(step, micro=micro)
                 outputs = self._wrapped(batch.to(device), weights, totals)
-                # A sum over batches and processes, which DDP would turn into a mean over processes.
-                accelerator.backward(outputs["loss"] * accelerator.num_processes)
+                # A sum over batches and processes, of which the processes will take the mean.
+                accelerator.backward(outputs["loss"] * processes)
             for name, value in outputs.items():
                 sums[name] = sums.get(name, 0) + value.detach()
         norm = accelerator.clip_grad_norm_(self.parameters.values(), self.recipe.max_grad_norm)
-        if norm is not None:
-            sums["grad_norm"] = norm / accelerator.num_processes
+        sums["grad_norm"] = whole(norm) / processes
         values = self._read(sums)
         check_finite(values, step=step)
         self._stepper.step()
         self._stepper.zero_grad()
+        weights = objective.weights(step, micro=self.recipe.accumulation - 1)
         return {
             "step": step,
             **values,
@@ -195,8 +202,8 @@ class Trainer:
             "retain_weight": weights.retain,
             "escape_weight": weights.escape,
             "learning_rate": self.recipe.learning_rate,
-            "tokens": tokens,
-            "images": images,
+            "tokens": sum(len(example.input_ids) for example in examples),
+            "images": sum(example.image is not None for example in examples),
             "seconds": time.perf_counter() - started,
         }
 
@@ -206,11 +213,14 @@ class Trainer:
         sums = self._accelerator.reduce(stacked, reduction="sum").tolist()
         return dict(zip(values, sums, strict=True))
 
-    def _make_passes(self, step: int, micro: int) -> list[Batch]:
-        rank, objective = self._accelerator.process_index, self.rerouter.objective
-        examples = self._sampler.batch(step, micro=micro, rank=rank)
-        parts = objective.split(examples)
-        return [objective.collate(part, pixels=self._pixels) for part in parts]
+    def _make_passes(self, step: int) -> list[tuple[int, Batch]]:
+        """This process's passes of a step, each behind the number of its batch."""
+        objective, processes = self.rerouter.objective, self._accelerator.num_processes
+        shares = objective.deal(self._sampler.batches(step), processes=processes)
+        return [
+            (micro, objective.collate(examples, pixels=self._pixels))
+            for micro, examples in shares[self._accelerator.process_index]
+        ]
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

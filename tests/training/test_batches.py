@@ -42,24 +42,24 @@ def _sampler(examples: list[EncodedExample], **changes: object) -> Sampler:
 
 
 def test_sampler_is_a_pure_function_of_seed_and_step() -> None:
-    forwards = [_sampler(_mixed()).batch(step) for step in range(1, 30)]
+    forwards = [_sampler(_mixed()).step(step) for step in range(1, 30)]
     one = _sampler(_mixed())
-    backwards = [one.batch(step) for step in reversed(range(1, 30))]
+    backwards = [one.step(step) for step in reversed(range(1, 30))]
     assert forwards == backwards[::-1]
-    assert forwards != [_sampler(_mixed(), seed=1).batch(step) for step in range(1, 30)]
+    assert forwards != [_sampler(_mixed(), seed=1).step(step) for step in range(1, 30)]
 
 
 def test_both_kinds_in_each_batch_and_images_alternate() -> None:
     sampler = _sampler(_mixed())
     for step in range(1, 12):
-        batch = sampler.batch(step)
+        batch = sampler.step(step)
         assert Counter(e.kind for e in batch) == {"circuit_breaker": 4, "retain": 6}
         assert {e.image is not None for e in batch} == {step % 2 == 1}
 
 
 def test_without_alternation_they_mix() -> None:
     sampler = _sampler(_mixed(), alternate=False)
-    assert any(len({e.image is None for e in sampler.batch(step)}) == 2 for step in range(1, 6))
+    assert any(len({e.image is None for e in sampler.step(step)}) == 2 for step in range(1, 6))
 
 
 def test_a_kind_without_images_stands_in_every_batch() -> None:
@@ -68,34 +68,26 @@ def test_a_kind_without_images_stands_in_every_batch() -> None:
     ]
     sampler = _sampler(examples)
     for step in range(1, 8):
-        kinds = {(e.kind, e.image is not None) for e in sampler.batch(step)}
+        kinds = {(e.kind, e.image is not None) for e in sampler.step(step)}
         assert kinds == {("circuit_breaker", False), ("retain", step % 2 == 1)}
 
 
 def test_an_epoch_shows_every_example_once() -> None:
     examples = _examples("circuit_breaker", number=20, image=False)
     sampler = _sampler(examples)
-    seen = Counter(e.id for step in range(1, 6) for e in sampler.batch(step))
+    seen = Counter(e.id for step in range(1, 6) for e in sampler.step(step))
     assert seen == {e.id: 1 for e in examples}
-
-
-def test_ranks_and_micro_batches_see_different_examples() -> None:
-    sampler = _sampler(_examples("retain", number=24, image=False), accumulation=2, world=2)
-    shown = [e.id for micro in (0, 1) for rank in (0, 1)
-             for e in sampler.batch(1, micro=micro, rank=rank)]  # fmt: skip
-    assert len(shown) == len(set(shown)) == 24
 
 
 def test_a_step_has_the_same_examples_however_it_is_split() -> None:
     whole = _sampler(_mixed(), batch_sizes=(12, 12))
-    for size, accumulation, world in ((4, 3, 1), (6, 1, 2), (3, 2, 2), (1, 12, 1)):
-        split = _sampler(_mixed(), batch_sizes=(size, size), accumulation=accumulation, world=world)
+    for size, accumulation in ((4, 3), (6, 2), (1, 12)):
+        split = _sampler(_mixed(), batch_sizes=(size, size), accumulation=accumulation)
         for step in range(1, 6):
-            parts = [split.batch(step, micro=micro, rank=rank)
-                     for micro in range(accumulation) for rank in range(world)]  # fmt: skip
-            assert all(len(part) == 2 * size for part in parts)
-            ids = Counter(e.id for part in parts for e in part)
-            assert ids == Counter(e.id for e in whole.step(step))
+            batches = split.batches(step)
+            assert [len(batch) for batch in batches] == [2 * size] * accumulation
+            ids = Counter(e.id for batch in batches for e in batch)
+            assert ids == Counter(e.id for e in whole.step(step)) == dict.fromkeys(ids, 1)
             assert ids == Counter(e.id for e in split.step(step))
 
 
@@ -106,7 +98,7 @@ def test_more_batches_than_examples_are_refused() -> None:
 
 def test_fewer_examples_than_a_batch() -> None:
     examples = _examples("retain", number=2, image=False)
-    assert {e.id for e in _sampler(examples).batch(5)} == {e.id for e in examples}
+    assert {e.id for e in _sampler(examples).step(5)} == {e.id for e in examples}
 
 
 def test_batches_hold_examples_of_similar_length() -> None:
@@ -115,7 +107,7 @@ def test_batches_hold_examples_of_similar_length() -> None:
     spread = [
         max(map(len, lengths)) - min(map(len, lengths))
         for step in range(1, 9)
-        if (lengths := [e.input_ids for e in sampler.batch(step)])
+        if (lengths := [e.input_ids for e in sampler.step(step)])
     ]
     assert max(spread) == 7
 
@@ -210,16 +202,12 @@ def test_no_data_says_what_to_run(tmp_path: Path) -> None:
 
 
 def test_prefetching_keeps_the_order_and_passes_errors_on() -> None:
-    made: list[tuple[int, int]] = []
-
-    def make(step: int, micro: int):
-        if step == 3:
+    def make(step: int) -> int:
+        if step == 4:
             raise MmcbError("broken image")
-        made.append((step, micro))
-        return (step, micro)
+        return 10 * step
 
-    keys = [(1, 0), (1, 1), (2, 0), (3, 0)]
-    batches = prefetched(make, keys)
-    assert [next(batches) for _ in range(3)] == keys[:3]
+    batches = prefetched(make, range(1, 9))
+    assert [next(batches) for _ in range(3)] == [10, 20, 30]
     with pytest.raises(MmcbError, match="broken image"):
         next(batches)
