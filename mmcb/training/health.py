@@ -82,7 +82,7 @@ class Health:
 
 
 def check_finite(values: Mapping[str, float], *, step: int) -> None:
-    """Make sure that every figure of a step is a number, before the weights move.
+    """Make sure that every figure of a step is a number, before anything of it is kept.
 
     Raises:
         MmcbError: one is not.

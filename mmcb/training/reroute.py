@@ -11,6 +11,8 @@ the final norm and the lm_head.
 from __future__ import annotations
 
 import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -27,6 +29,8 @@ from mmcb.training.paper_compat import PaperCompat
 from mmcb.training.recipes import Recipe
 from mmcb.training.schedule import Weights
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def add_adapter(loaded: LoadedModel, recipe: Recipe, *, seed: int) -> LoadedModel:
     """Put a fresh adapter on the decoder's blocks; it changes nothing yet, and only it can train.
@@ -40,6 +44,7 @@ def add_adapter(loaded: LoadedModel, recipe: Recipe, *, seed: int) -> LoadedMode
         The same model, wrapped.
     """
     from peft import LoraConfig, get_peft_model
+    from peft.tuners.lora import LoraLayer
 
     config = LoraConfig(
         r=recipe.lora_rank,
@@ -51,6 +56,12 @@ def add_adapter(loaded: LoadedModel, recipe: Recipe, *, seed: int) -> LoadedMode
     )
     with seeded(seed):
         model = get_peft_model(loaded.model, config)
+    if loaded.dtype in HALF:
+        # The adapter itself is float32. What goes into it must not be: that would be a float32 copy
+        # of every linear map's input, and products at a fraction of the speed.
+        for module in model.modules():
+            if isinstance(module, LoraLayer):
+                module.cast_input_dtype_enabled = False
     return dataclasses.replace(loaded, model=model)
 
 
@@ -141,8 +152,14 @@ class Rerouter(nn.Module):
                 )  # fmt: skip
                 hidden_BTD = below[first]
             frozen = self._upper_blocks(hidden_BTD, mask_BT, positions_BT, stop=stop)
-        adapted = self._upper_blocks(hidden_BTD, mask_BT, positions_BT, stop=stop)
+        with self._precision():
+            adapted = self._upper_blocks(hidden_BTD, mask_BT, positions_BT, stop=stop)
         return frozen, adapted
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        """The adapter's float32 weights compute in the model's own precision."""
+        dtype, device = self._loaded.dtype, self._loaded.device
+        return torch.autocast(device.type, dtype=dtype) if dtype in HALF else nullcontext()
 
     def _upper_blocks(
         self, hidden_BTD: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None, *, stop: int

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from mmcb.training.checkpoints import fingerprint_of, load_checkpoint, save_chec
 from mmcb.training.examples import ExampleSet
 from mmcb.training.health import Health, check_finite
 from mmcb.training.objective import step_totals
+from mmcb.training.readout import Readout
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
 from mmcb.training.schedule import Weights
@@ -37,6 +38,15 @@ class Intervals:
     """Write a checkpoint."""
     validate: int
     """Measure the held-out records; 0 for never."""
+
+
+class _Queued(NamedTuple):
+    """An optimiser step that the device may still be at."""
+
+    step: int
+    readout: Readout
+    known: dict[str, float]
+    """What its row holds besides what the device computes."""
 
 
 class Trainer:
@@ -119,23 +129,35 @@ class Trainer:
         done = load_checkpoint(checkpoint, **state)
         steps = range(done + 1, recipe.steps + 1)
         passes = prefetched(self._make_passes, steps)
+        queued: list[_Queued] = []
+        began = time.perf_counter()
         with progress(recipe.steps, "training", initial=done) as bar:
             for step in steps:
-                row = self._step(step, next(passes))
+                queued.append(self._step(step, next(passes)))
                 last = step == recipe.steps
-                if every.validate and (last or step % every.validate == 0):
-                    row |= self.validate()
-                yield row
-                # After the row: one is then never missing for a step that is not run again. And
-                # after the check: a run that failed in its last step must not go on to its end.
-                self._health.check(step, row)
-                if last or step % every.checkpoint == 0:
+                validated = bool(every.validate) and (last or step % every.validate == 0)
+                saved = last or step % every.checkpoint == 0
+                # One step stays queued, so that the device is at work while its figures are read;
+                # where something is kept of a step, its own figures come first.
+                while len(queued) > (0 if validated or saved else 1):
+                    row = self._row(queued.pop(0))
+                    row["seconds"] = time.perf_counter() - began
+                    began += row["seconds"]
+                    if validated and not queued:
+                        row |= self.validate()
+                    yield row
+                    # After the row: one is then never missing for a step that is not run again. And
+                    # before saving: a run that failed in its last step must not go on to its end.
+                    self._health.check(row["step"], row)
+                    bar.advance(
+                        reroute=row["reroute_loss"],
+                        retain=row["retain_loss"],
+                        cosine=row["reroute_cosine"],
+                    )
+                if saved:
                     save_checkpoint(checkpoint, step=step, **state)
-                bar.advance(
-                    reroute=row["reroute_loss"],
-                    retain=row["retain_loss"],
-                    cosine=row["reroute_cosine"],
-                )
+                if validated or saved:
+                    began = time.perf_counter()
 
     def validate(self) -> dict[str, float]:
         """Cosines on the held-out records, without dropout: mean over tokens and target layers."""
@@ -161,16 +183,15 @@ class Trainer:
                 tokens = len(marked) * counts
                 sums[name] = sums[name] + outputs[name] * tokens
                 sums[f"{name}_tokens"] = sums[f"{name}_tokens"] + tokens
-        read = self._read(sums)
+        read = Readout(sums, accelerator=self._accelerator).wait()
         return {f"heldout_{n}": read[n] / read[f"{n}_tokens"] for n in names if read[f"{n}_tokens"]}
 
     def adapter(self) -> dict[str, Tensor]:
         """The trained tensors, whole, by their names in the model. All processes must ask."""
         return {name: whole(parameter.detach()) for name, parameter in self.parameters.items()}
 
-    def _step(self, step: int, passes: Sequence[tuple[int, Batch]]) -> dict[str, Any]:
-        """One optimiser step and its metrics."""
-        started = time.perf_counter()
+    def _step(self, step: int, passes: Sequence[tuple[int, Batch]]) -> _Queued:
+        """Queue one optimiser step; nothing here waits for the device."""
         accelerator, objective = self._accelerator, self.rerouter.objective
         device, processes = accelerator.device, accelerator.num_processes
         examples = self._sampler.step(step)
@@ -190,37 +211,36 @@ class Trainer:
                 sums[name] = sums.get(name, 0) + value.detach()
         norm = accelerator.clip_grad_norm_(self.parameters.values(), self.recipe.max_grad_norm)
         sums["grad_norm"] = whole(norm) / processes
-        values = self._read(sums)
-        check_finite(values, step=step)
+        readout = Readout(sums, accelerator=accelerator)
         self._stepper.step()
         self._stepper.zero_grad()
         weights = objective.weights(step, micro=self.recipe.accumulation - 1)
-        return {
-            "step": step,
-            **values,
+        known = {
             "reroute_weight": weights.reroute,
             "retain_weight": weights.retain,
             "escape_weight": weights.escape,
             "learning_rate": self.recipe.learning_rate,
             "tokens": sum(len(example.input_ids) for example in examples),
             "images": sum(example.image is not None for example in examples),
-            "seconds": time.perf_counter() - started,
         }
+        return _Queued(step, readout, known)
 
-    def _read(self, values: Mapping[str, Tensor]) -> dict[str, float]:
-        """Sums over the processes, as numbers, with one transfer from the device."""
-        stacked = torch.stack([value.detach().float() for value in values.values()])
-        sums = self._accelerator.reduce(stacked, reduction="sum").tolist()
-        return dict(zip(values, sums, strict=True))
+    def _row(self, queued: _Queued) -> dict[str, Any]:
+        """The metrics of a step, once the device has got that far."""
+        values = queued.readout.wait()
+        check_finite(values, step=queued.step)
+        return {"step": queued.step, **values, **queued.known}
 
     def _make_passes(self, step: int) -> list[tuple[int, Batch]]:
         """This process's passes of a step, each behind the number of its batch."""
         objective, processes = self.rerouter.objective, self._accelerator.num_processes
         shares = objective.deal(self._sampler.batches(step), processes=processes)
-        return [
-            (micro, objective.collate(examples, pixels=self._pixels))
-            for micro, examples in shares[self._accelerator.process_index]
-        ]
+        passes = []
+        for micro, examples in shares[self._accelerator.process_index]:
+            batch = objective.collate(examples, pixels=self._pixels)
+            on_gpu = self._accelerator.device.type == "cuda"
+            passes.append((micro, batch.pinned() if on_gpu else batch))
+        return passes
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

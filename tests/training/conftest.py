@@ -61,7 +61,8 @@ def _example(kind: str, prompt: str, answer: str, *, split: str, image: str | No
 def load(model_folders: dict[str, Path]) -> Callable[..., LoadedModel]:
     """Load a tiny model with the blocks of the test recipe."""
 
-    def load_kind(kind: str, *, num_blocks: int | None = 4) -> LoadedModel:
-        return load_model(str(model_folders[kind]), num_blocks=num_blocks, device="cpu")
+    def load_kind(kind: str, *, num_blocks: int | None = 4, dtype: str = "auto") -> LoadedModel:
+        folder = str(model_folders[kind])
+        return load_model(folder, num_blocks=num_blocks, device="cpu", dtype=dtype)
 
     return load_kind

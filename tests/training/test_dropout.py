@@ -19,12 +19,12 @@ def _batch(ids: tuple[str, ...], lengths: tuple[int, ...], *, left: bool = False
 
 
 def _kept(batch: Batch, *, seed: int = 0, step: int = 1) -> dict[str, torch.Tensor]:
-    """What two dropouts in a row leave of each example's real tokens."""
+    """What two dropout layers leave of each example's real tokens."""
     noise = RowNoise()
-    dropout = RowDropout(0.25, noise).train()
+    first, second = (RowDropout(0.25, noise, layer=layer).train() for layer in (0, 1))
     ones = torch.ones(*batch.attention_mask.shape, D)
     with noise.of(batch, seed=seed, step=step, device=torch.device("cpu")):
-        both = torch.stack([dropout(ones), dropout(ones)], dim=1)
+        both = torch.stack([first(ones), second(ones)], dim=1)
     real = batch.attention_mask.bool()
     return {name: both[row][:, real[row]] for row, name in enumerate(batch.ids)}
 
@@ -45,11 +45,18 @@ def test_examples_steps_seeds_and_modules_differ() -> None:
     assert torch.equal(first["a"], _kept(batch)["a"])
 
 
+def test_a_layer_that_runs_again_meets_the_same_noise() -> None:
+    noise, ones = RowNoise(), torch.ones(1, 5, D)
+    module = RowDropout(0.25, noise, layer=3).train()
+    with noise.of(_batch(("a",), (3,)), seed=0, step=1, device=torch.device("cpu")):
+        assert torch.equal(module(ones), module(ones))
+
+
 def test_it_is_dropout() -> None:
     kept = _kept(_batch(("a",), (200,)))["a"]
     assert set(kept.unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     assert abs(float(kept.mean()) - 1) < 0.02
-    module = RowDropout(0.25, RowNoise())
+    module = RowDropout(0.25, RowNoise(), layer=0)
     ones = torch.ones(2, 3, D)
     assert torch.equal(module.eval()(ones), ones)
     assert (module.train()(ones) == 0).any()  # without a batch: torch's own

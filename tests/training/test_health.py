@@ -79,12 +79,12 @@ def config(model_folders: dict[str, Path], data_folder: Path, tmp_path: Path) ->
 def test_a_failed_run_exits_with_2_and_saves_no_adapter_ever(
     config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, capsys, wrong: dict[str, float]
 ) -> None:
-    original = trainer_module.Trainer._step
+    original = trainer_module.Trainer._row
 
-    def bad(self: Any, step: int, batches: Any) -> dict[str, Any]:
-        return original(self, step, batches) | wrong
+    def bad(self: Any, queued: Any) -> dict[str, Any]:
+        return original(self, queued) | wrong
 
-    monkeypatch.setattr(trainer_module.Trainer, "_step", bad)
+    monkeypatch.setattr(trainer_module.Trainer, "_row", bad)
     monkeypatch.setattr(health, "LONG_ENOUGH", 4)
     monkeypatch.setattr(health, "WINDOW", 3)
     monkeypatch.setattr(sys, "argv", ["training"])

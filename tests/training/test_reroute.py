@@ -92,7 +92,7 @@ def test_padding_does_not_change_the_losses(load: Load, data_folder, kind: str) 
     padded = Batch(*pad, *marked, batch.pixel_values, batch.image_sizes, batch.ids)
     plain, wide = rerouter(batch, WEIGHTS), rerouter(padded, WEIGHTS)
     for name, value in plain.items():
-        assert float(wide[name]) == pytest.approx(float(value), rel=1e-5), name
+        assert wide[name].item() == pytest.approx(value.item(), rel=1e-5), name
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -159,3 +159,42 @@ def test_same_seed_same_adapter_and_torch_is_left_alone(load: Load) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_host_never_waits_for_the_device(load: Load, data_folder, kind: str) -> None:
+    """On torch's meta device nothing has a value: whoever reads one in mid-step, fails."""
+    loaded = load(kind)
+    recipe = tiny_recipe(loaded)
+    batch = _batch(data_folder, loaded)
+    assert (batch.pixel_values is not None) == (kind == "vlm")
+    loaded = add_adapter(loaded, recipe, seed=0)
+    loaded.model.to("meta")
+    rerouter = Rerouter(loaded, recipe, seed=0).train()
+    outputs = rerouter(batch.to(torch.device("meta")), WEIGHTS)
+    outputs["loss"].backward()
+    with pytest.raises(RuntimeError, match="meta"):
+        outputs["loss"].item()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_half_precision_model_keeps_a_float32_adapter(load: Load, data_folder, kind: str) -> None:
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        loaded = load(kind, dtype=dtype)
+        recipe = tiny_recipe(loaded, lora_dropout=0.0)
+        loaded = add_adapter(loaded, recipe, seed=0)
+        _perturb(loaded)
+        rerouter = Rerouter(loaded, recipe, seed=0).train()
+        _, adapted = rerouter.hidden_states(_batch(data_folder, loaded))
+        assert all(str(state.dtype) == f"torch.{dtype}" for state in adapted.values())
+        outputs = rerouter(_batch(data_folder, loaded), WEIGHTS)
+        outputs["loss"].backward()
+        trained = [p for p in loaded.model.parameters() if p.requires_grad]
+        assert all(p.dtype == p.grad.dtype == torch.float32 for p in trained)
+        found[dtype] = (
+            outputs["loss"].detach(), torch.cat([p.grad.flatten() for p in trained])
+        )  # fmt: skip
+    (loss, gradient), (half_loss, half_gradient) = found.values()
+    assert float(half_loss) == pytest.approx(float(loss), rel=0.03)
+    assert torch.nn.functional.cosine_similarity(gradient, half_gradient, dim=0) > 0.98

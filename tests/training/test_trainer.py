@@ -105,16 +105,16 @@ class Kill(BaseException):
 
 
 def _killed(config: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run until step 4 begins: one step after the checkpoint of step 2."""
-    original = trainer_module.Trainer._step
+    """Run until step 4 is to be read: one row after the checkpoint of step 2."""
+    original = trainer_module.Trainer._row
 
-    def dies(self: Any, step: int, batches: Any) -> dict[str, Any]:
-        if step == 4:
+    def dies(self: Any, queued: Any) -> dict[str, Any]:
+        if queued.step == 4:
             raise Kill
-        return original(self, step, batches)
+        return original(self, queued)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.Trainer, "_step", dies)
+        patch.setattr(trainer_module.Trainer, "_row", dies)
         with pytest.raises(Kill):
             train(config)
 
