@@ -43,6 +43,9 @@ class BenchmarkConfig(Config):
     steps: int = Field(default=4, ge=1)
     """Steps to time, after two of warm-up."""
 
+    memory: str | None = None
+    """Budget of our variant, e.g. 16GiB: mmcb.training's flag of the same name."""
+
 
 def main() -> None:
     """Read the command line, measure, print the table."""
@@ -86,7 +89,7 @@ def _batch_size(config: BenchmarkConfig) -> int:
 
 def _measure(config: BenchmarkConfig, variant: str, batch_size: int) -> dict[str, float]:
     job = {
-        **config.model_dump(mode="json", include={"shape", "scale", "data", "steps"}),
+        **config.model_dump(mode="json", include={"shape", "scale", "data", "steps", "memory"}),
         "variant": variant,
         "batch_size": batch_size,
         "warmup": 2,

@@ -48,6 +48,7 @@ class Job(BaseModel):
     batch_size: int
     warmup: int
     steps: int
+    memory: str | None
 
 
 def measure(job: Job) -> dict[str, float]:
@@ -96,6 +97,7 @@ def _run_ours(job: Job, loaded: Any, recipe: Recipe, encoded: ExampleSet) -> dic
         heldout=ExampleSet([], {}),
         seed=0,
         accelerator=accelerator,
+        memory=TrainingConfig(memory=job.memory).memory_bytes,
     )
     with tempfile.TemporaryDirectory() as folder:
         every = Intervals(checkpoint=10**9, validate=0)

@@ -6,7 +6,8 @@ block k-1, with k = 0 the embeddings.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,6 +87,7 @@ def run_blocks(
     start: int,
     stop: int,
     collect: Collection[int],
+    checkpoint: bool = False,
 ) -> dict[int, Float[Tensor, "B T D"]]:
     """Run decoder blocks [start, stop) and hand back chosen hidden states. No head, no cache.
 
@@ -99,6 +101,8 @@ def run_blocks(
         start: first block to run.
         stop: one past the last block to run.
         collect: indices k of `hidden_states[k]`, in [start, stop].
+        checkpoint: keep of a block its input only, and run it again for its gradient. Whatever is
+            random in it must be the same again.
 
     Returns:
         k -> output of block k-1. The state after the model's last block is this raw output; the
@@ -119,7 +123,8 @@ def run_blocks(
     position_embeddings = decoder.rotary_emb(hidden_BTD, position_ids=position_ids)
     states = {start: hidden_BTD} if start in collect else {}
     for block in range(start, stop):
-        hidden_BTD = layers[block](
+        run = _again(layers[block]) if checkpoint else layers[block]
+        hidden_BTD = run(
             hidden_BTD,
             attention_mask=mask,
             position_ids=position_ids,
@@ -130,6 +135,12 @@ def run_blocks(
         if block + 1 in collect:
             states[block + 1] = hidden_BTD
     return states
+
+
+def _again(block: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    from torch.utils.checkpoint import checkpoint
+
+    return partial(checkpoint, block, use_reentrant=False, preserve_rng_state=False)
 
 
 def _check_range(start: int, stop: int, collect: Collection[int], *, num_blocks: int) -> None:

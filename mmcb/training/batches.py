@@ -87,7 +87,7 @@ class PixelCache:
     def __init__(self, loaded: LoadedModel, *, max_bytes: int = 512 * 2**20) -> None:
         """Keep at most `max_bytes` of processed images of the model's processor."""
         self._processor = loaded.processor
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes if hasattr(loaded.processor, "image_processor") else 0
         self._bytes = 0
         self._kept: OrderedDict[Path, tuple[Tensor, Tensor]] = OrderedDict()
 
@@ -104,7 +104,7 @@ class PixelCache:
         entry = (features["pixel_values"][0], torch.as_tensor(features["image_sizes"][0]))
         self._kept[path] = entry
         self._bytes += entry[0].nbytes
-        while self._bytes > self._max_bytes and len(self._kept) > 1:
+        while self._bytes > self.max_bytes and len(self._kept) > 1:
             _, (dropped, _) = self._kept.popitem(last=False)
             self._bytes -= dropped.nbytes
         return entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ByteSize, Field, TypeAdapter, ValidationInfo, field_validator
 
 from mmcb.config import Config
 from mmcb.models.families import Mask
@@ -130,6 +130,11 @@ class TrainingConfig(Config):
     checkpoint_every: int = Field(default=25, ge=1)
     """Write a checkpoint every so many steps; a killed run resumes from the last one."""
 
+    memory: str | None = None
+    """Memory of each device that training may use, e.g. 16GiB: a step is cut into passes that fit,
+    whatever the images' sizes, and blocks run again in the backward pass where they must (default:
+    all of a GPU's, no limit on a CPU)."""
+
     paper_compat: bool = False
     """Reproduce the arithmetic of the authors' code: their padded layout, retain mean, cosine and
     schedule, and no escape loss. Of the recipe it fixes what that code fixes (horizon 300, ...)."""
@@ -142,6 +147,20 @@ class TrainingConfig(Config):
 
     dtype: str = "auto"
     """Precision of the frozen weights: auto, float32, bfloat16, float16."""
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """The memory as a number."""
+        return (
+            None if self.memory is None else int(TypeAdapter(ByteSize).validate_python(self.memory))
+        )
+
+    @field_validator("memory")
+    @classmethod
+    def _check_memory(cls, value: str | None) -> str | None:
+        if value is not None:
+            TypeAdapter(ByteSize).validate_python(value)
+        return value
 
     @field_validator("circuit_breaker_data", "retain_data", mode="before")
     @classmethod

@@ -63,10 +63,22 @@ class Objective(Protocol):
     def marked(self, example: EncodedExample) -> int:
         """Tokens of an example that its loss counts."""
 
+    def least_pass(self, examples: Sequence[EncodedExample]) -> int:
+        """Tokens, padding included, of the largest pass that cannot be cut further."""
+
     def deal(
-        self, batches: Sequence[Sequence[EncodedExample]], *, processes: int
+        self,
+        batches: Sequence[Sequence[EncodedExample]],
+        *,
+        processes: int,
+        max_tokens: int | None = None,
     ) -> list[list[Pass]]:
         """Cut a step's batches into passes and share these out, where that changes no loss.
+
+        Args:
+            batches: of the step.
+            processes: to share them out among.
+            max_tokens: most tokens of a pass, padding included; None for no limit.
 
         Returns:
             For each process its passes, equally many for all: sharded parameters are gathered and
@@ -129,8 +141,16 @@ class MaskedMeans:
         """Tokens of an example that its loss counts: from its mask's start."""
         return len(example.input_ids) - example.mask_start
 
+    def least_pass(self, examples: Sequence[EncodedExample]) -> int:
+        """The longest example: a row is never cut."""
+        return max(len(example.input_ids) for example in examples)
+
     def deal(
-        self, batches: Sequence[Sequence[EncodedExample]], *, processes: int
+        self,
+        batches: Sequence[Sequence[EncodedExample]],
+        *,
+        processes: int,
+        max_tokens: int | None = None,
     ) -> list[list[Pass]]:
         """Rows of like length together: passes with little padding.
 
@@ -140,7 +160,8 @@ class MaskedMeans:
         for micro, examples in enumerate(batches):
             idle = EncodedExample("idle", "retain", examples[0].input_ids[:1], 1, image=None)
             lengths = [len(example.input_ids) for example in examples]
-            for share, groups in zip(shares, deal(lengths, processes=processes), strict=True):
+            dealt = deal(lengths, processes=processes, max_tokens=max_tokens)
+            for share, groups in zip(shares, dealt, strict=True):
                 for group in groups:
                     share.append((micro, [examples[index] for index in group] or [idle]))
         return shares

@@ -51,8 +51,17 @@ class PaperCompat:
         """Tokens of an example that fit its layout: every one of them counts."""
         return sum(len(part) for part in _fitted(example))
 
+    def least_pass(self, examples: Sequence[EncodedExample]) -> int:
+        """A whole batch, in its fixed widths."""
+        rows = self._recipe.batch_size + self._recipe.retain_batch_size
+        return rows * (WHOLE + max(example.image_end for example in examples))
+
     def deal(
-        self, batches: Sequence[Sequence[EncodedExample]], *, processes: int
+        self,
+        batches: Sequence[Sequence[EncodedExample]],
+        *,
+        processes: int,
+        max_tokens: int | None = None,
     ) -> list[list[Pass]]:
         """In one piece: the authors' means are over whole batches. Processes take them in turns."""
         passes = list(enumerate(batches))

@@ -95,6 +95,13 @@ class Rerouter(nn.Module):
         self._recipe = recipe
         self.objective = objective_of(loaded, recipe, seed=seed)
         self.noise = install_row_dropout(loaded.model)
+        self.checkpointing = False
+        """Whether blocks run again in the backward pass instead of keeping what they computed."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._loaded.device
 
     def train(self, mode: bool = True) -> Rerouter:
         """Switch the adapter's dropout; the frozen model stays in eval mode."""
@@ -142,6 +149,9 @@ class Rerouter(nn.Module):
             up to the last target. Only the adapted ones have a gradient.
         """
         first, stop = self._recipe.lora_layers[0], self._recipe.num_blocks
+        upper: dict[str, Any] = {
+            "start": first, "stop": stop, "collect": set(self._recipe.retain_layers)
+        }  # fmt: skip
         mask_BT, positions_BT = self.objective.attention(batch)
         with torch.no_grad(), self._loaded.adapter_disabled():
             hidden_BTD = embed_inputs(self._loaded, batch.model_inputs())
@@ -151,23 +161,18 @@ class Rerouter(nn.Module):
                     start=0, stop=first, collect={first},
                 )  # fmt: skip
                 hidden_BTD = below[first]
-            frozen = self._upper_blocks(hidden_BTD, mask_BT, positions_BT, stop=stop)
+            frozen = run_blocks(self._loaded, hidden_BTD, mask_BT, positions_BT, **upper)
         with self._precision():
-            adapted = self._upper_blocks(hidden_BTD, mask_BT, positions_BT, stop=stop)
+            adapted = run_blocks(
+                self._loaded, hidden_BTD, mask_BT, positions_BT,
+                checkpoint=self.checkpointing and torch.is_grad_enabled(), **upper,
+            )  # fmt: skip
         return frozen, adapted
 
     def _precision(self) -> AbstractContextManager[Any]:
         """The adapter's float32 weights compute in the model's own precision."""
         dtype, device = self._loaded.dtype, self._loaded.device
         return torch.autocast(device.type, dtype=dtype) if dtype in HALF else nullcontext()
-
-    def _upper_blocks(
-        self, hidden_BTD: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None, *, stop: int
-    ) -> dict[int, Tensor]:
-        return run_blocks(
-            self._loaded, hidden_BTD, mask_BT, positions_BT,
-            start=self._recipe.lora_layers[0], stop=stop, collect=set(self._recipe.retain_layers),
-        )  # fmt: skip
 
 
 @torch.no_grad()

@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 RUNS = Path("runs/training")
-MAY_CHANGE = frozenset({"out", "data", "merge", "evaluate", "device", "checkpoint_every", "recipe"})
+MAY_CHANGE = frozenset(
+    {"out", "data", "merge", "evaluate", "device", "checkpoint_every", "recipe", "memory"}
+)
 """Settings that a resumed run may change: they do not decide where training ends up. (The data's
 content may not change; the run's input hashes see to that.)"""
 
@@ -120,6 +122,7 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
         heldout=heldout_set,
         seed=config.seed,
         accelerator=accelerator,
+        memory=config.memory_bytes,
     )
     checkpoint = run.file("checkpoint.safetensors")
     if accelerator.is_main_process:

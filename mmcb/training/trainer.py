@@ -19,7 +19,10 @@ from mmcb.training.batches import Batch, PixelCache, Sampler, prefetched
 from mmcb.training.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
 from mmcb.training.examples import ExampleSet
 from mmcb.training.health import Health, check_finite
+from mmcb.training.memory import MemoryPlan, plan_memory
+from mmcb.training.microbatches import cut
 from mmcb.training.objective import step_totals
+from mmcb.training.processes import from_main
 from mmcb.training.readout import Readout
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
@@ -65,6 +68,7 @@ class Trainer:
         heldout: ExampleSet,
         seed: int,
         accelerator: Accelerator,
+        memory: int | None = None,
     ) -> None:
         """Get ready for step 1.
 
@@ -76,9 +80,15 @@ class Trainer:
             seed: seed of the order of examples, of dropout and of the escape directions.
             accelerator: device and processes. A step's examples are shared out among these, and
                 the trajectory does not depend on how many they are.
+            memory: bytes of each device that training may use: `plan_memory`.
+
+        Raises:
+            MmcbError: the longest example needs more memory.
         """
         self.recipe = recipe
         self.rerouter = Rerouter(loaded, recipe, seed=seed)
+        self._pixels = PixelCache(loaded)
+        self._plan = self._plan_passes(train, heldout, memory, accelerator)
         self._wrapped = parallel(self.rerouter, loaded.decoder_layers, accelerator=accelerator)
         self.parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -87,7 +97,6 @@ class Trainer:
         self._seed = seed
         self._accelerator = accelerator
         self._stepper = optimizer_for(self.optimizer, self._wrapped, accelerator)
-        self._pixels = PixelCache(loaded)
         self._heldout = heldout
         self._health = Health(steps=recipe.steps)
         self._fingerprint = fingerprint_of(
@@ -166,7 +175,14 @@ class Trainer:
         self.rerouter.eval()
         size = self.recipe.batch_size + self.recipe.retain_batch_size
         ordered = sorted(self._heldout.examples, key=lambda e: len(e.input_ids))
-        chunks = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+        chunks = [
+            [ordered[i : i + size][index] for index in group]
+            for i in range(0, len(ordered), size)
+            for group in cut(
+                [len(example.input_ids) for example in ordered[i : i + size]],
+                max_tokens=self._plan.max_tokens,
+            )
+        ]
         names = ("reroute_cosine", "retain_cosine")
         zero = torch.zeros((), device=self._accelerator.device)
         sums = {part: zero for name in names for part in (name, f"{name}_tokens")}
@@ -231,10 +247,29 @@ class Trainer:
         check_finite(values, step=queued.step)
         return {"step": queued.step, **values, **queued.known}
 
+    def _plan_passes(
+        self, train: ExampleSet, heldout: ExampleSet, memory: int | None, accelerator: Accelerator
+    ) -> MemoryPlan:
+        """The main process's plan: all must cut a step alike."""
+        on_cpu = self.rerouter.device.type == "cpu"
+        plan = from_main(
+            accelerator,
+            lambda: plan_memory(
+                self.rerouter,
+                budget=memory,
+                longest=self.rerouter.objective.least_pass(train.examples + heldout.examples),
+                held=self._pixels.max_bytes if on_cpu else 0,
+            ),
+        )
+        self.rerouter.checkpointing = plan.checkpointing
+        return plan
+
     def _make_passes(self, step: int) -> list[tuple[int, Batch]]:
         """This process's passes of a step, each behind the number of its batch."""
         objective, processes = self.rerouter.objective, self._accelerator.num_processes
-        shares = objective.deal(self._sampler.batches(step), processes=processes)
+        shares = objective.deal(
+            self._sampler.batches(step), processes=processes, max_tokens=self._plan.max_tokens
+        )
         passes = []
         for micro, examples in shares[self._accelerator.process_index]:
             batch = objective.collate(examples, pixels=self._pixels)
