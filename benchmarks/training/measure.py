@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -23,6 +23,7 @@ from benchmarks.training.reference import ReferenceTrainer
 from benchmarks.training.shapes import (
     Scale,
     ShapeName,
+    Variant,
     make_model,
     scaled_vocabulary,
 )
@@ -35,8 +36,6 @@ from mmcb.training.recipes import Recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
 from mmcb.training.trainer import Intervals, Trainer
 
-Variant = Literal["reference", "unpadded", "ours"]
-
 
 class Job(BaseModel):
     """What to measure."""
@@ -47,6 +46,7 @@ class Job(BaseModel):
     data: Path
     batch_size: int
     warmup: int
+    """Steps that are not timed; a divisor of `steps`."""
     steps: int
     memory: str | None
 
@@ -100,9 +100,14 @@ def _run_ours(job: Job, loaded: Any, recipe: Recipe, encoded: ExampleSet) -> dic
         memory=TrainingConfig(memory=job.memory).memory_bytes,
     )
     with tempfile.TemporaryDirectory() as folder:
-        every = Intervals(checkpoint=10**9, validate=0)
+        # The trainer reads a step's figures while the next one runs. A validation, of nothing,
+        # makes it read them at the warm-up's end, so that what is timed is the timed steps.
+        every = Intervals(checkpoint=10**9, validate=job.warmup)
         rows = trainer.run(Path(folder) / "checkpoint.safetensors", every=every)
-        return _timed(job, recipe, encoded, lambda step: next(rows))
+        found = _timed(job, recipe, encoded, lambda step: next(rows))
+        timed = range(job.warmup + 1, job.warmup + job.steps + 1)
+        passes = [batch for step in timed for _, batch in trainer.passes(step)]
+        return found | {"padded": sum(b.input_ids.numel() for b in passes) / job.steps}
 
 
 def _run_reference(job: Job, loaded: Any, recipe: Recipe, encoded: ExampleSet) -> dict[str, float]:
@@ -110,12 +115,14 @@ def _run_reference(job: Job, loaded: Any, recipe: Recipe, encoded: ExampleSet) -
         loaded, recipe, lora_layers=find_family(job.shape).defaults.lora_layers
     )
     padded = job.variant == "reference"
-    return _timed(
-        job,
-        recipe,
-        encoded,
-        lambda step: trainer.step(_examples(recipe, encoded, step), step=step, padded=padded),
-    )
+    tokens: list[int] = []
+
+    def take(step: int) -> None:
+        examples = _examples(recipe, encoded, step)
+        tokens.append(trainer.step(examples, step=step, padded=padded))
+
+    found = _timed(job, recipe, encoded, take)
+    return found | {"padded": sum(tokens[job.warmup :]) / job.steps}
 
 
 def _examples(recipe: Recipe, encoded: ExampleSet, step: int) -> list[EncodedExample]:

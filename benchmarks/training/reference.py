@@ -59,8 +59,8 @@ class ReferenceTrainer:
         self.layout = PaperCompat(loaded, recipe)
         self.device = loaded.device
 
-    def step(self, examples: Sequence[EncodedExample], *, step: int, padded: bool) -> float:
-        """One optimiser step on circuit-breaker and retain examples; the loss."""
+    def step(self, examples: Sequence[EncodedExample], *, step: int, padded: bool) -> int:
+        """One optimiser step on circuit-breaker and retain examples; their tokens, padded."""
         breaker = self._inputs([e for e in examples if e.kind == "circuit_breaker"], padded)
         retain = self._inputs([e for e in examples if e.kind == "retain"], padded)
         weights = self.recipe.schedule.at(step)
@@ -77,7 +77,8 @@ class ReferenceTrainer:
         torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return float(loss.detach())
+        loss.item()  # as the published code prints it: the host waits for the device
+        return breaker.input_ids.numel() + retain.input_ids.numel()
 
     def _states(self, inputs: _Inputs) -> Tensor:
         output = self.model(

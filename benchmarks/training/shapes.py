@@ -19,6 +19,7 @@ from mmcb.models.seeding import seeded
 
 ShapeName = Literal["llava-next", "mistral", "llama-3"]
 Scale = Literal["cpu", "full"]
+Variant = Literal["reference", "unpadded", "ours"]
 
 FULL_WIDTH = 4096
 CPU_WIDTH = 256
@@ -56,7 +57,7 @@ def make_model(
     """
     family = find_family(name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if scale == "full" else torch.float32
     with seeded(0), device:
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)

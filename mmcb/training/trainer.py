@@ -137,12 +137,12 @@ class Trainer:
         }
         done = load_checkpoint(checkpoint, **state)
         steps = range(done + 1, recipe.steps + 1)
-        passes = prefetched(self._make_passes, steps)
+        prepared = prefetched(self.passes, steps)
         queued: list[_Queued] = []
         began = time.perf_counter()
         with progress(recipe.steps, "training", initial=done) as bar:
             for step in steps:
-                queued.append(self._step(step, next(passes)))
+                queued.append(self._step(step, next(prepared)))
                 last = step == recipe.steps
                 validated = bool(every.validate) and (last or step % every.validate == 0)
                 saved = last or step % every.checkpoint == 0
@@ -264,7 +264,7 @@ class Trainer:
         self.rerouter.checkpointing = plan.checkpointing
         return plan
 
-    def _make_passes(self, step: int) -> list[tuple[int, Batch]]:
+    def passes(self, step: int) -> list[tuple[int, Batch]]:
         """This process's passes of a step, each behind the number of its batch."""
         objective, processes = self.rerouter.objective, self._accelerator.num_processes
         shares = objective.deal(
