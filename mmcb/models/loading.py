@@ -97,6 +97,7 @@ def load_model(
     num_blocks: int | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    move: bool = True,
 ) -> LoadedModel:
     """Load a model by family name, hub id or folder, in eval mode with frozen parameters.
 
@@ -107,6 +108,7 @@ def load_model(
         device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`...
         dtype: `auto` (float32 on a CPU and for float32 checkpoints, else bfloat16), `float32`,
             `bfloat16` or `float16`; `stored` keeps the checkpoint's.
+        move: False leaves the weights on the CPU, in the precision for the device.
 
     Raises:
         MmcbError: unknown name, no network for a checkpoint that is not cached (within seconds),
@@ -122,7 +124,7 @@ def load_model(
     model = _load_weights(location, config, family, dtype=_pick_dtype(dtype, config, where))
     if adapter is not None:
         model = _load_adapter(model, adapter)
-    model = model.to(where).eval()
+    model = (model.to(where) if move else model).eval()
     model.requires_grad_(False)
     processor, tokenizer = _load_processor(location, family)
     revision = getattr(config, "_commit_hash", None) or _folder_revision(Path(location.source))

@@ -8,6 +8,7 @@ the budget less what is there without any pass tells how many there may be.
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -55,15 +56,22 @@ NO_LIMIT = MemoryPlan(None, False)
 
 
 def plan_memory(
-    rerouter: Rerouter, *, budget: int | None, longest: int, held: int = 0
+    rerouter: Rerouter,
+    *,
+    budget: int | None,
+    longest: int,
+    held: int = 0,
+    agree: Callable[[int], int] = int,
 ) -> MemoryPlan:
     """Find the largest pass that a budget allows.
 
     Args:
-        rerouter: the model with its adapter, on its device, before it is shared out.
+        rerouter: the model with its adapter, on its device. If its parameters are sharded, all
+            processes must call this: they run the passes together.
         budget: bytes of the device's memory; None for all of a GPU's, and no limit on a CPU.
         longest: tokens of the longest example, which must fit by itself.
         held: bytes that others will hold, such as a cache of images in the CPU's memory.
+        agree: gives, for the tokens that this process found, those that all go by.
 
     Raises:
         MmcbError: the longest example does not fit, not even when blocks run again.
@@ -78,7 +86,7 @@ def plan_memory(
     for checkpointing in (False, True):
         rerouter.checkpointing = checkpointing
         each, once = _bytes_of_tokens(rerouter)
-        most = int((budget - standing - MARGIN * once) / (MARGIN * each))
+        most = agree(int((budget - standing - MARGIN * once) / (MARGIN * each)))
         if most >= longest:
             # In round numbers: what stands varies by a little from run to run on a CPU.
             most = max(longest, most // 64 * 64)

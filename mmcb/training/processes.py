@@ -69,8 +69,12 @@ def accelerator_of(config: TrainingConfig) -> Accelerator:
 
 
 def wants_sharding() -> bool:
-    """Whether the launcher asks for FSDP, which accelerate itself would heed on GPUs only."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    """Whether several processes are to share out the parameters (FSDP).
+
+    Asked of the environment, since accelerate itself knows FSDP on GPUs only.
+    """
+    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    return asked and "LOCAL_RANK" in os.environ
 
 
 def from_main(accelerator: Accelerator, work: Callable[[], Found]) -> Found:

@@ -20,7 +20,7 @@ from mmcb.store import file_hash, write_atomic
 from mmcb.training.checkpoints import cut_metrics, locked, step_of
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import check_examples, encode_examples
-from mmcb.training.processes import accelerator_of, from_main
+from mmcb.training.processes import accelerator_of, from_main, wants_sharding
 from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
 from mmcb.training.sources.mixing import Part, mix, read_sets
@@ -141,13 +141,12 @@ def _load(config: TrainingConfig, *, device: str) -> tuple[LoadedModel, Recipe]:
     A hub id that is not in the table shows its family only when its config is there.
     """
     family = locate(config.model).family
+    # What will be sharded need not fit on one device.
+    how: dict[str, Any] = {"device": device, "dtype": config.dtype, "move": not wants_sharding()}
     if family is not None:
         recipe = resolve_recipe(config, family)
-        loaded = load_model(
-            config.model, num_blocks=recipe.num_blocks, device=device, dtype=config.dtype
-        )
-        return loaded, recipe
-    loaded = load_model(config.model, device=device, dtype=config.dtype)
+        return load_model(config.model, num_blocks=recipe.num_blocks, **how), recipe
+    loaded = load_model(config.model, **how)
     recipe = resolve_recipe(config, loaded.family)
     if len(loaded.decoder_layers) < recipe.num_blocks:
         raise MmcbError(

@@ -13,36 +13,59 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from mmcb.models.loading import LoadedModel
 from mmcb.training.processes import wants_sharding
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def parallel(module: nn.Module, blocks: nn.ModuleList, *, accelerator: Accelerator) -> Any:
-    """The module as all processes run it together: as launched, copied (DDP) or sharded (FSDP 2).
+def place(loaded: LoadedModel, *, accelerator: Accelerator) -> None:
+    """Put a model where this process computes, its decoder blocks sharded if so launched (FSDP 2).
 
-    Only the decoder's blocks are sharded, one by one. They are most of a model, and every pass runs
-    them; the vision tower and the projector are run by passes with images only, and what is
-    gathered must be gathered by all processes at once. Embeddings, tower and projector stay whole.
+    Only these blocks are sharded, one by one. They are most of a model, and every pass runs them;
+    the vision tower and the projector are run by passes with images only, and what is gathered must
+    be gathered by all processes at once. Embeddings, tower and projector stay whole.
 
     Args:
-        module: computes the losses; changed in place if sharded.
-        blocks: its decoder blocks.
+        loaded: the model, on the CPU if it is to be sharded; changed in place.
         accelerator: the processes.
     """
-    if not (wants_sharding() and torch.distributed.is_initialized()):
-        return accelerator.prepare(module)
+    if not wants_sharding():
+        return
     from accelerate import FullyShardedDataParallelPlugin
+    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     again: Any = FullyShardedDataParallelPlugin().reshard_after_forward  # from the environment
-    for block in blocks:
-        fully_shard(block, reshard_after_forward=again)
-    inside = set(blocks.parameters())
+    mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    for block in loaded.decoder_layers:
+        fully_shard(block, mesh=mesh, reshard_after_forward=again)
+    sharded = set(loaded.decoder_layers.parameters())
+    for module in loaded.model.modules():
+        for parameter in module.parameters(recurse=False):
+            if parameter not in sharded:
+                parameter.data = parameter.data.to(accelerator.device)
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, buffer.to(accelerator.device))
+
+
+def parallel(module: nn.Module, *, accelerator: Accelerator) -> Any:
+    """The module as all processes run it together: copied (DDP), or with what `place` sharded.
+
+    Args:
+        module: computes the losses; changed in place if sharded.
+        accelerator: the processes.
+    """
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor import DTensor
+
+    whole_ones = {p for p in module.parameters() if not isinstance(p, DTensor)}
+    sharded = next((p for p in module.parameters() if isinstance(p, DTensor)), None)
+    if sharded is None:
+        return accelerator.prepare(module)
     # The root holds no parameters; it makes the blocks one model, whose gathering can overlap.
-    fully_shard(module, ignored_params={p for p in module.parameters() if p not in inside})
-    return module
+    return fully_shard(module, mesh=sharded.device_mesh, ignored_params=whole_ones)
 
 
 def optimizer_for(optimizer: torch.optim.Optimizer, wrapped: Any, accelerator: Accelerator) -> Any:

@@ -27,7 +27,7 @@ from mmcb.training.readout import Readout
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
 from mmcb.training.schedule import Weights
-from mmcb.training.sharding import no_sync, optimizer_for, parallel, whole
+from mmcb.training.sharding import no_sync, optimizer_for, parallel, place, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -86,10 +86,11 @@ class Trainer:
             MmcbError: the longest example needs more memory.
         """
         self.recipe = recipe
+        place(loaded, accelerator=accelerator)
         self.rerouter = Rerouter(loaded, recipe, seed=seed)
+        self._wrapped = parallel(self.rerouter, accelerator=accelerator)
         self._pixels = PixelCache(loaded)
         self._plan = self._plan_passes(train, heldout, memory, accelerator)
-        self._wrapped = parallel(self.rerouter, loaded.decoder_layers, accelerator=accelerator)
         self.parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=recipe.learning_rate, weight_decay=0.0
@@ -187,10 +188,10 @@ class Trainer:
         zero = torch.zeros((), device=self._accelerator.device)
         sums = {part: zero for name in names for part in (name, f"{name}_tokens")}
         rank, processes = self._accelerator.process_index, self._accelerator.num_processes
-        for place in range(rank, len(chunks) + -len(chunks) % processes, processes):
+        for turn in range(rank, len(chunks) + -len(chunks) % processes, processes):
             # Who has no chunk left runs the last one to keep in step with the others, uncounted.
-            counts = float(place < len(chunks))
-            chunk = chunks[min(place, len(chunks) - 1)]
+            counts = float(turn < len(chunks))
+            chunk = chunks[min(turn, len(chunks) - 1)]
             batch = self.rerouter.objective.collate(chunk, pixels=self._pixels)
             batch = batch.to(self._accelerator.device)
             with torch.no_grad():
@@ -250,16 +251,14 @@ class Trainer:
     def _plan_passes(
         self, train: ExampleSet, heldout: ExampleSet, memory: int | None, accelerator: Accelerator
     ) -> MemoryPlan:
-        """The main process's plan: all must cut a step alike."""
+        """The same plan for all processes, which measure together and cut a step alike."""
         on_cpu = self.rerouter.device.type == "cpu"
-        plan = from_main(
-            accelerator,
-            lambda: plan_memory(
-                self.rerouter,
-                budget=memory,
-                longest=self.rerouter.objective.least_pass(train.examples + heldout.examples),
-                held=self._pixels.max_bytes if on_cpu else 0,
-            ),
+        plan = plan_memory(
+            self.rerouter,
+            budget=memory,
+            longest=self.rerouter.objective.least_pass(train.examples + heldout.examples),
+            held=self._pixels.max_bytes if on_cpu else 0,
+            agree=lambda most: from_main(accelerator, lambda: most),
         )
         self.rerouter.checkpointing = plan.checkpointing
         return plan
