@@ -1,0 +1,64 @@
+"""What each process of test_distributed.py runs: a list of training runs, one after the other.
+
+Starting processes and importing torch takes far longer than these runs, so one launch does many.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch.distributed.tensor import DTensor
+
+from mmcb.errors import MmcbError
+from mmcb.training import run
+from mmcb.training.config import TrainingConfig
+from mmcb.training.trainer import Trainer
+
+
+class Stop(BaseException):
+    """Stands for SIGKILL: no handler of the run may see it as an end."""
+
+
+def train(config: TrainingConfig, *, stop_before: int = 0) -> list[Trainer]:
+    """Train, or die when a step begins; returns the trainer, where there was one."""
+    made: list[Trainer] = []
+    original = Trainer._step
+
+    def step(self: Trainer, number: int, passes: Any) -> dict[str, Any]:
+        made[:] = [self]
+        if number == stop_before:
+            raise Stop
+        return original(self, number, passes)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", step)
+        try:
+            run.train(config)
+        except Stop:
+            assert stop_before
+    return made
+
+
+def main(file: Path) -> None:
+    """Run the jobs of a file; each leaves what this process held, or the error that it met."""
+    for number, job in enumerate(json.loads(file.read_text())):
+        os.environ.update(job["environment"])
+        config = TrainingConfig.model_validate(job["settings"])
+        try:
+            made = train(config, stop_before=job["stop_before"])
+            parameters = made[0].rerouter.parameters()
+            told = str(sum(_local(parameter).numel() for parameter in parameters))
+        except MmcbError as error:
+            told = error.message
+        (file.parent / f"{number}-{os.environ['RANK']}.txt").write_text(told)
+
+
+def _local(parameter: Any) -> Any:
+    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
