@@ -7,8 +7,8 @@ is split.
 Shapes: B examples, T tokens, D width; a sequence of tensors has one entry for each of L layers.
 Half-precision hidden states are measured in float32; float64 stays float64, for the tests.
 
-Source: Zou et al. 2024 (arXiv 2406.04313), algorithm 1. The escape term is ours: see
-`escape_loss` and `docs/decisions.md`.
+Source: Zou et al. 2024 (arXiv 2406.04313), algorithm 1; `target_loss`: its section 3. The escape
+term is ours: see `escape_loss` and `docs/decisions.md`.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def cosines(
 
 
 def distances(
-    first: Sequence[Float[Tensor, "N D"]], second: Sequence[Float[Tensor, "N D"]]
+    first: Sequence[Float[Tensor, "N D"]], second: Sequence[Float[Tensor, "*N D"]]
 ) -> Float[Tensor, "L N"]:
-    """L2 norm of the difference, layer by layer and token by token.
+    """L2 norm of the difference, layer by layer and token by token (or of one vector to all).
 
     Its subgradient at zero difference is zero (torch's convention), so the first step is defined.
     """
@@ -86,6 +86,32 @@ def reroute_loss(
     """
     cosines_LN = cosines(masked_tokens(adapted, mask), masked_tokens(frozen, mask))
     return mean_or_zero(cosines_LN.relu(), tokens=tokens)
+
+
+def target_loss(
+    adapted: Hidden,
+    targets: Float[Tensor, "L D"],
+    mask: Mask,
+    *,
+    tokens: int | None = None,
+) -> Float[Tensor, ""]:
+    """Distance to a fixed target: mean over marked tokens and layers of ||a/||a|| - t/||t||||_2.
+
+    The paper's second form of the reroute loss (section 3): its RandC and RandP are this one with a
+    random target. Unlike `reroute_loss` it has a gradient at the start, of the size of any other
+    place but the target itself: the frozen state is no saddle.
+
+    Args:
+        adapted: hidden states with the adapter, one (B, T, D) tensor for each target layer.
+        targets: (L, D), one vector for each target layer: `targets.py`. Their norm does not matter.
+        mask: (B, T), true for the tokens that count; with none, the loss is 0.
+        tokens: marked tokens of the whole step; None for those of this mask.
+
+    Returns:
+        A scalar in [0, 2]: 0 at the target's direction, the root of 2 at a right angle to it.
+    """
+    units = [_unit(layer_ND) for layer_ND in masked_tokens(adapted, mask)]
+    return mean_or_zero(distances(units, list(_unit(targets))), tokens=tokens)
 
 
 def retain_loss(

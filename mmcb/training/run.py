@@ -24,7 +24,7 @@ from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
 from mmcb.training.sources.mixing import Part, mix, read_sets
 from mmcb.training.sources.sets import Sets, describe, find_sets, input_files
-from mmcb.training.trainer import Intervals, Trainer
+from mmcb.training.trainer import Intervals, Trainer, read_metrics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -131,9 +131,14 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
     checkpoint = run.file("checkpoint.safetensors")
     if accelerator.is_main_process:
         cut_metrics(run.file("metrics.jsonl"), step=step_of(checkpoint))
+    accelerator.wait_for_everyone()
+    history = read_metrics(run.path) if step_of(checkpoint) else []
     every = Intervals(checkpoint=config.checkpoint_every, validate=config.validate_every)
-    for row in trainer.run(checkpoint, every=every):
+    done = len(history)
+    for row in trainer.run(checkpoint, every=every, history=history):
         run.log_metrics(row)
+        done = row["step"]
+    run.note("steps", {"done": done, "of": recipe.steps, "stopped_early": done < recipe.steps})
     if accelerator.is_main_process:
         save_adapter(loaded, run.file("adapter"))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmcb.errors import MmcbError
 from mmcb.log import progress
 from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import Batch, PixelCache, Sampler, prefetched
 from mmcb.training.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
-from mmcb.training.examples import ExampleSet
+from mmcb.training.examples import EncodedExample, ExampleSet
 from mmcb.training.health import Health, check_finite
 from mmcb.training.objective import step_totals
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
 from mmcb.training.schedule import Weights
+from mmcb.training.start import LearningRates, find_size
+from mmcb.training.stopping import Stopper
+from mmcb.training.targets import reroute_targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -62,11 +66,13 @@ class Trainer:
             recipe: how to train it.
             train: examples to train on.
             heldout: examples to measure on.
-            seed: seed of the order of examples, of dropout and of the escape directions.
+            seed: seed of the order of examples, of dropout and of random directions.
             accelerator: device and processes.
         """
         self.recipe = recipe
-        self.rerouter = Rerouter(loaded, recipe, seed=seed)
+        self._pixels = PixelCache(loaded)
+        targets = reroute_targets(loaded, recipe, train.examples, pixels=self._pixels, seed=seed)
+        self.rerouter = Rerouter(loaded, recipe, seed=seed, targets=targets)
         self.parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=recipe.learning_rate, weight_decay=0.0
@@ -74,7 +80,6 @@ class Trainer:
         self._seed = seed
         self._accelerator = accelerator
         self._wrapped, self._stepper = accelerator.prepare(self.rerouter, self.optimizer)
-        self._pixels = PixelCache(loaded)
         self._heldout = heldout
         self._health = Health(steps=recipe.steps)
         self._fingerprint = fingerprint_of(
@@ -93,12 +98,19 @@ class Trainer:
             world=accelerator.num_processes,
         )
 
-    def run(self, checkpoint: Path, *, every: Intervals) -> Iterator[dict[str, Any]]:
+    def run(
+        self,
+        checkpoint: Path,
+        *,
+        every: Intervals,
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> Iterator[dict[str, Any]]:
         """Train from the checkpoint, if there is one, to the last step.
 
         Args:
             checkpoint: file to resume from and to write to.
             every: intervals of checkpoints and validation.
+            history: the rows of the steps that the checkpoint has done.
 
         Yields:
             One row of metrics after each optimiser step; validation figures stand in the rows of
@@ -115,13 +127,28 @@ class Trainer:
             "optimizer": self.optimizer,
         }
         done = load_checkpoint(checkpoint, **state)
-        steps = range(done + 1, recipe.steps + 1)
+        if len(history) != done and (recipe.start_steps or recipe.stop_early):
+            raise MmcbError(
+                f"{checkpoint} has done {done} steps, and metrics.jsonl has rows of {len(history)}",
+                hint="--start-steps and --stop-early need them: delete the checkpoint",
+            )
+        rates = LearningRates(
+            recipe.learning_rate,
+            start_steps=recipe.start_steps,
+            probe=self._probe,
+            history=history,
+        )
+        stopper = Stopper(enabled=recipe.stop_early, history=history)
+        steps = range(done + 1, done if stopper.done else recipe.steps + 1)
         keys = [(step, micro) for step in steps for micro in range(recipe.accumulation)]
         batches = prefetched(self._make_passes, keys)
         with progress(recipe.steps, "training", initial=done) as bar:
             for step in steps:
+                self._set_rate(rates.current)
                 row = self._step(step, batches)
-                last = step == recipe.steps
+                rates.saw(row)
+                stopper.saw(row)
+                last = stopper.done or step == recipe.steps
                 if every.validate and (last or step % every.validate == 0):
                     row |= self.validate()
                 yield row
@@ -135,15 +162,21 @@ class Trainer:
                     retain=row["retain_loss"],
                     cosine=row["reroute_cosine"],
                 )
+                if last:
+                    return
 
     def validate(self) -> dict[str, float]:
         """Cosines on the held-out records, without dropout: mean over tokens and target layers."""
         if not self._heldout.examples:
             return {}
-        self.rerouter.eval()
         size = self.recipe.batch_size + self.recipe.retain_batch_size
         ordered = sorted(self._heldout.examples, key=lambda e: len(e.input_ids))
         chunks = [ordered[i : i + size] for i in range(0, len(ordered), size)]
+        return {f"heldout_{name}": cosine for name, cosine in self._measure(chunks).items()}
+
+    def _measure(self, chunks: Sequence[Sequence[EncodedExample]]) -> dict[str, float]:
+        """Mean cosines of examples, without dropout."""
+        self.rerouter.eval()
         sums = {"reroute_cosine": 0.0, "retain_cosine": 0.0}
         counts = dict.fromkeys(sums, 0)
         for chunk in chunks:
@@ -156,7 +189,7 @@ class Trainer:
                 tokens = int(mask.sum())
                 sums[name] += float(outputs[name]) * tokens
                 counts[name] += tokens
-        return {f"heldout_{name}": sums[name] / n for name, n in counts.items() if n}
+        return {name: sums[name] / n for name, n in counts.items() if n}
 
     def _step(self, step: int, batches: Iterator[list[Batch]]) -> dict[str, Any]:
         """One optimiser step and its metrics."""
@@ -194,11 +227,41 @@ class Trainer:
             "reroute_weight": weights.reroute,
             "retain_weight": weights.retain,
             "escape_weight": weights.escape,
-            "learning_rate": self.recipe.learning_rate,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
             "tokens": tokens,
             "images": images,
             "seconds": time.perf_counter() - started,
         }
+
+    def _set_rate(self, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+
+    def _probe(self) -> float:
+        """How far step 1's direction must be followed: `find_size`. Leaves the fresh adapter as is.
+
+        AdamW's first step is its learning rate times the signs of the gradient: the direction.
+        """
+        fresh = {name: p.detach().clone() for name, p in self.parameters.items()}
+        self._set_rate(1.0)
+        micros = range(self.recipe.accumulation)
+        self._step(1, iter([self._make_passes(1, micro) for micro in micros]))
+        ways = {name: p.detach() - fresh[name] for name, p in self.parameters.items()}
+        self.optimizer.state.clear()
+        rerouted = [e for e in self._sampler.step(1) if e.kind == "circuit_breaker"]
+
+        def cosine_at(size: float) -> float:
+            self._move(fresh, ways, size)
+            return self._measure(self.rerouter.objective.split(rerouted))["reroute_cosine"]
+
+        size = find_size(cosine_at)
+        self._move(fresh, ways, 0.0)
+        return size
+
+    @torch.no_grad()
+    def _move(self, start: Mapping[str, Tensor], way: Mapping[str, Tensor], size: float) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.copy_(start[name] + size * way[name])
 
     def _read(self, values: Mapping[str, Tensor]) -> dict[str, float]:
         """Sums over the processes, as numbers, with one transfer from the device."""
