@@ -15,7 +15,13 @@ from torch import Tensor
 from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import Batch, PixelCache, collate
 from mmcb.training.examples import EncodedExample
-from mmcb.training.losses import escape_directions, escape_loss, reroute_loss, retain_loss
+from mmcb.training.losses import (
+    escape_directions,
+    escape_loss,
+    reroute_loss,
+    retain_loss,
+    target_loss,
+)
 from mmcb.training.microbatches import deal
 from mmcb.training.recipes import Recipe
 from mmcb.training.schedule import Weights
@@ -59,6 +65,9 @@ class Attention(NamedTuple):
 
 class Objective(Protocol):
     """One arithmetic of the losses, from encoded examples to three scalars."""
+
+    def aim(self, targets_LD: Float[Tensor, "L D"] | None) -> None:
+        """Set what circuit-breaker tokens are rerouted to: `targets.py`."""
 
     def marked(self, example: EncodedExample) -> int:
         """Tokens of an example that its loss counts."""
@@ -131,11 +140,17 @@ class MaskedMeans:
             recipe: layers and schedule.
             seed: seed of the escape directions.
         """
+        self._targets_LD: Tensor | None = None
         self._recipe = recipe
         self._pad_id = int(loaded.tokenizer.pad_token_id or 0)
         width = int(loaded.decoder.config.hidden_size)
         directions_LD = escape_directions(len(recipe.target_layers), width=width, seed=seed)
         self._directions_LD = directions_LD.to(loaded.device)
+
+    def aim(self, targets_LD: Float[Tensor, "L D"] | None) -> None:
+        """Pull circuit-breaker tokens to a target at each layer; None: off the frozen state."""
+        device = self._directions_LD.device
+        self._targets_LD = None if targets_LD is None else targets_LD.to(device)
 
     def marked(self, example: EncodedExample) -> int:
         """Tokens of an example that its loss counts: from its mask's start."""
@@ -184,18 +199,21 @@ class MaskedMeans:
         """The batch's sums over its tokens, divided by the step's counts of them."""
         targets, retained = self._recipe.target_layers, self._recipe.retain_layers
         at_targets = pick(adapted, targets), pick(frozen, targets)
-        tokens = totals.reroute_tokens
+        marked, tokens = batch.rerouted, totals.reroute_tokens
+        rerouted = (
+            reroute_loss(*at_targets, marked, tokens=tokens)
+            if self._targets_LD is None
+            else target_loss(at_targets[0], self._targets_LD, marked, tokens=tokens)
+        )
         return {
-            "reroute_loss": reroute_loss(*at_targets, batch.rerouted, tokens=tokens),
+            "reroute_loss": rerouted,
             "retain_loss": retain_loss(
                 pick(adapted, retained),
                 pick(frozen, retained),
                 batch.retained,
                 tokens=totals.retain_tokens,
             ),
-            "escape_loss": escape_loss(
-                *at_targets, self._directions_LD, batch.rerouted, tokens=tokens
-            ),
+            "escape_loss": escape_loss(*at_targets, self._directions_LD, marked, tokens=tokens),
         }
 
 

@@ -47,6 +47,10 @@ class PaperCompat:
         self._pad_id = int(loaded.tokenizer.pad_token_id or 0)
         self._norm = loaded.decoder.norm
 
+    def aim(self, targets_LD: Tensor | None) -> None:
+        """Away from the frozen state: the authors' code has no other target."""
+        assert targets_LD is None
+
     def marked(self, example: EncodedExample) -> int:
         """Tokens of an example that fit its layout: every one of them counts."""
         return sum(len(part) for part in _fitted(example))

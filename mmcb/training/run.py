@@ -19,13 +19,13 @@ from mmcb.runs import RunDir, newest_run, read_manifest, timestamp
 from mmcb.store import file_hash, write_atomic
 from mmcb.training.checkpoints import cut_metrics, locked, step_of
 from mmcb.training.config import TrainingConfig
-from mmcb.training.examples import check_examples, encode_examples
+from mmcb.training.examples import ExampleSet, check_examples, encode_examples
 from mmcb.training.processes import accelerator_of, from_main, wants_sharding
 from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
-from mmcb.training.sources.mixing import Part, mix, read_sets
+from mmcb.training.sources.mixing import Drawn, Part, mix, read_sets
 from mmcb.training.sources.sets import Sets, describe, find_sets, input_files
-from mmcb.training.trainer import Intervals, Trainer
+from mmcb.training.trainer import Intervals, Trainer, read_metrics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -99,6 +99,46 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
             *recipe.lora_layers,
         )  # fmt: skip
     from_main(accelerator, lambda: _write_recipe(run, recipe))
+    train_set, heldout_set = _encode(
+        run, config, loaded=loaded, recipe=recipe, drawn=drawn, sets=sets, accelerator=accelerator
+    )
+    loaded = add_adapter(loaded, recipe, seed=config.seed)
+    trainer = Trainer(
+        loaded,
+        recipe,
+        train=train_set,
+        heldout=heldout_set,
+        seed=config.seed,
+        accelerator=accelerator,
+        memory=config.memory_bytes,
+    )
+    checkpoint = run.file("checkpoint.safetensors")
+    if accelerator.is_main_process:
+        cut_metrics(run.file("metrics.jsonl"), step=step_of(checkpoint))
+    accelerator.wait_for_everyone()
+    history = read_metrics(run.path) if run.file("metrics.jsonl").is_file() else []
+    every = Intervals(checkpoint=config.checkpoint_every, validate=config.validate_every)
+    done = len(history)
+    for row in trainer.run(checkpoint, every=every, history=history):
+        run.log_metrics(row)
+        done = row["step"]
+    run.note("steps", {"done": done, "of": recipe.steps, "stopped_early": done < recipe.steps})
+    weights = trainer.adapter()
+    if accelerator.is_main_process:
+        save_adapter(loaded, run.file("adapter"), weights=weights)
+
+
+def _encode(
+    run: RunDir,
+    config: TrainingConfig,
+    *,
+    loaded: LoadedModel,
+    recipe: Recipe,
+    drawn: Sequence[Drawn],
+    sets: Sets,
+    accelerator: Accelerator,
+) -> tuple[ExampleSet, ExampleSet]:
+    """What to train on and what to validate on; the manifest tells what became of the records."""
     pairs, parts = mix(drawn, no_request_fraction=recipe.no_request_fraction, seed=config.seed)
     from_main(accelerator, lambda: _note_sources(run, parts))
     run.note("model_revision", loaded.revision)
@@ -114,25 +154,7 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
     run.note("examples", {"train": len(train_set.examples), "heldout": len(heldout_set.examples)})
     run.note("left_out", train_set.left_out)
     run.note("truncated", {"train": train_set.truncated, "heldout": heldout_set.truncated})
-    loaded = add_adapter(loaded, recipe, seed=config.seed)
-    trainer = Trainer(
-        loaded,
-        recipe,
-        train=train_set,
-        heldout=heldout_set,
-        seed=config.seed,
-        accelerator=accelerator,
-        memory=config.memory_bytes,
-    )
-    checkpoint = run.file("checkpoint.safetensors")
-    if accelerator.is_main_process:
-        cut_metrics(run.file("metrics.jsonl"), step=step_of(checkpoint))
-    every = Intervals(checkpoint=config.checkpoint_every, validate=config.validate_every)
-    for row in trainer.run(checkpoint, every=every):
-        run.log_metrics(row)
-    weights = trainer.adapter()
-    if accelerator.is_main_process:
-        save_adapter(loaded, run.file("adapter"), weights=weights)
+    return train_set, heldout_set
 
 
 def _load(config: TrainingConfig, *, device: str) -> tuple[LoadedModel, Recipe]:

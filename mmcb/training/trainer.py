@@ -1,33 +1,33 @@
-"""The training loop: accelerate's devices, our schedule, a row of metrics a step, resume."""
+"""The training loop: a row of metrics a step, checkpoints, validation, resume."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
+from mmcb.errors import MmcbError
 from mmcb.log import progress
 from mmcb.models.loading import LoadedModel
-from mmcb.training.batches import Batch, PixelCache, Sampler, prefetched
+from mmcb.training.batches import PixelCache, prefetched
 from mmcb.training.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
 from mmcb.training.examples import ExampleSet
-from mmcb.training.health import Health, check_finite
-from mmcb.training.memory import MemoryPlan, plan_memory
-from mmcb.training.microbatches import cut
-from mmcb.training.objective import step_totals
+from mmcb.training.health import Health
+from mmcb.training.memory import plan_memory
 from mmcb.training.processes import from_main
-from mmcb.training.readout import Readout
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
-from mmcb.training.schedule import Weights
-from mmcb.training.sharding import no_sync, optimizer_for, parallel, place, whole
+from mmcb.training.sharding import parallel, place, whole
+from mmcb.training.start import LearningRates, find_size
+from mmcb.training.stepper import Queued, Stepper
+from mmcb.training.stopping import Stopper
+from mmcb.training.targets import reroute_targets
+from mmcb.training.validation import Validator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -41,15 +41,6 @@ class Intervals:
     """Write a checkpoint."""
     validate: int
     """Measure the held-out records; 0 for never."""
-
-
-class _Queued(NamedTuple):
-    """An optimiser step that the device may still be at."""
-
-    step: int
-    readout: Readout
-    known: dict[str, float]
-    """What its row holds besides what the device computes."""
 
 
 class Trainer:
@@ -77,49 +68,65 @@ class Trainer:
             recipe: how to train it.
             train: examples to train on.
             heldout: examples to measure on.
-            seed: seed of the order of examples, of dropout and of the escape directions.
-            accelerator: device and processes. A step's examples are shared out among these, and
-                the trajectory does not depend on how many they are.
+            seed: seed of the order of examples, of dropout and of random directions.
+            accelerator: device and processes.
             memory: bytes of each device that training may use: `plan_memory`.
 
         Raises:
-            MmcbError: the longest example needs more memory.
+            MmcbError: the longest example needs more memory, or there is nothing to take the
+                recipe's reroute target from.
         """
         self.recipe = recipe
         place(loaded, accelerator=accelerator)
-        self.rerouter = Rerouter(loaded, recipe, seed=seed)
-        self._wrapped = parallel(self.rerouter, accelerator=accelerator)
-        self._pixels = PixelCache(loaded)
-        self._plan = self._plan_passes(train, heldout, memory, accelerator)
-        self.parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=recipe.learning_rate, weight_decay=0.0
+        rerouter = Rerouter(loaded, recipe, seed=seed)
+        wrapped = parallel(rerouter, accelerator=accelerator)
+        pixels = PixelCache(loaded)
+        rerouter.objective.aim(
+            reroute_targets(loaded, recipe, train.examples, pixels=pixels, seed=seed)
         )
-        self._seed = seed
-        self._accelerator = accelerator
-        self._stepper = optimizer_for(self.optimizer, self._wrapped, accelerator)
-        self._heldout = heldout
+        plan = plan_memory(
+            rerouter,
+            budget=memory,
+            longest=rerouter.objective.least_pass(train.examples + heldout.examples),
+            held=pixels.max_bytes if rerouter.device.type == "cpu" else 0,
+            agree=lambda most: from_main(accelerator, lambda: most),
+        )
+        rerouter.checkpointing = plan.checkpointing
+        self.stepper = Stepper(
+            rerouter, wrapped, recipe, examples=train.examples, pixels=pixels, plan=plan, seed=seed,
+            accelerator=accelerator,
+        )  # fmt: skip
+        self._measure = Validator(
+            rerouter,
+            pixels=pixels,
+            rows=recipe.batch_size + recipe.retain_batch_size,
+            max_tokens=plan.max_tokens,
+            accelerator=accelerator,
+        )
+        self._heldout = heldout.examples
         self._health = Health(steps=recipe.steps)
-        self._fingerprint = fingerprint_of(
-            recipe,
-            train.examples,
-            seed=seed,
-            revision=loaded.revision,
-        )
-        self._sampler = Sampler(
-            train.examples,
-            batch_sizes=(recipe.batch_size, recipe.retain_batch_size),
-            seed=seed,
-            alternate=recipe.alternate,
-            accumulation=recipe.accumulation,
-        )
+        self._state: dict[str, Any] = {
+            "fingerprint": fingerprint_of(
+                recipe, train.examples, seed=seed, revision=loaded.revision
+            ),
+            "parameters": self.stepper.parameters,
+            "optimizer": self.stepper.optimizer,
+            "accelerator": accelerator,
+        }
 
-    def run(self, checkpoint: Path, *, every: Intervals) -> Iterator[dict[str, Any]]:
+    def run(
+        self,
+        checkpoint: Path,
+        *,
+        every: Intervals,
+        history: Sequence[Mapping[str, Any]] = (),
+    ) -> Iterator[dict[str, Any]]:
         """Train from the checkpoint, if there is one, to the last step.
 
         Args:
             checkpoint: file to resume from and to write to.
             every: intervals of checkpoints and validation.
+            history: the rows of the steps that the checkpoint has done.
 
         Yields:
             One row of metrics after each optimiser step; validation figures stand in the rows of
@@ -130,30 +137,36 @@ class Trainer:
                 finite, or the run has gone wrong (`Health`).
         """
         recipe = self.recipe
-        state: dict[str, Any] = {
-            "fingerprint": self._fingerprint,
-            "parameters": self.parameters,
-            "optimizer": self.optimizer,
-            "accelerator": self._accelerator,
-        }
-        done = load_checkpoint(checkpoint, **state)
-        steps = range(done + 1, recipe.steps + 1)
-        prepared = prefetched(self.passes, steps)
-        queued: list[_Queued] = []
+        done = load_checkpoint(checkpoint, **self._state)
+        _check_history(history, done=done, recipe=recipe, checkpoint=checkpoint)
+        rates = LearningRates(
+            recipe.learning_rate,
+            start_steps=recipe.start_steps,
+            probe=self._probe,
+            history=history,
+        )
+        stopper = Stopper(enabled=recipe.stop_early, history=history)
+        steps = range(done + 1, done if stopper.done else recipe.steps + 1)
+        prepared = prefetched(self.stepper.passes, steps)
+        queued: list[Queued] = []
         began = time.perf_counter()
         with progress(recipe.steps, "training", initial=done) as bar:
             for step in steps:
-                queued.append(self._step(step, next(prepared)))
+                passes = next(prepared)
+                queued.append(self.stepper.queue(step, passes, learning_rate=rates.current))
                 last = step == recipe.steps
                 validated = bool(every.validate) and (last or step % every.validate == 0)
                 saved = last or step % every.checkpoint == 0
                 # One step stays queued, so that the device is at work while its figures are read;
-                # where something is kept of a step, its own figures come first.
-                while len(queued) > (0 if validated or saved else 1):
-                    row = self._row(queued.pop(0))
+                # where something hangs on a step, its own figures come first.
+                awaited = validated or saved or rates.starting or recipe.stop_early
+                while len(queued) > (0 if awaited else 1):
+                    row = queued.pop(0).row()
                     row["seconds"] = time.perf_counter() - began
                     began += row["seconds"]
-                    if validated and not queued:
+                    rates.saw(row)
+                    stopper.saw(row)
+                    if (validated and not queued) or (stopper.done and every.validate):
                         row |= self.validate()
                     yield row
                     # After the row: one is then never missing for a step that is not run again. And
@@ -164,120 +177,49 @@ class Trainer:
                         retain=row["retain_loss"],
                         cosine=row["reroute_cosine"],
                     )
-                if saved:
-                    save_checkpoint(checkpoint, step=step, **state)
+                if saved or stopper.done:
+                    save_checkpoint(checkpoint, step=step, **self._state)
+                if stopper.done:
+                    return
                 if validated or saved:
                     began = time.perf_counter()
 
     def validate(self) -> dict[str, float]:
         """Cosines on the held-out records, without dropout: mean over tokens and target layers."""
-        if not self._heldout.examples:
+        if not self._heldout:
             return {}
-        self.rerouter.eval()
-        size = self.recipe.batch_size + self.recipe.retain_batch_size
-        ordered = sorted(self._heldout.examples, key=lambda e: len(e.input_ids))
-        chunks = [
-            [ordered[i : i + size][index] for index in group]
-            for i in range(0, len(ordered), size)
-            for group in cut(
-                [len(example.input_ids) for example in ordered[i : i + size]],
-                max_tokens=self._plan.max_tokens,
-            )
-        ]
-        names = ("reroute_cosine", "retain_cosine")
-        zero = torch.zeros((), device=self._accelerator.device)
-        sums = {part: zero for name in names for part in (name, f"{name}_tokens")}
-        rank, processes = self._accelerator.process_index, self._accelerator.num_processes
-        for turn in range(rank, len(chunks) + -len(chunks) % processes, processes):
-            # Who has no chunk left runs the last one to keep in step with the others, uncounted.
-            counts = float(turn < len(chunks))
-            chunk = chunks[min(turn, len(chunks) - 1)]
-            batch = self.rerouter.objective.collate(chunk, pixels=self._pixels)
-            batch = batch.to(self._accelerator.device)
-            with torch.no_grad():
-                outputs = self.rerouter(batch, Weights(0.0, 0.0, 0.0))
-            for name, marked in zip(names, (batch.rerouted, batch.retained), strict=True):
-                tokens = len(marked) * counts
-                sums[name] = sums[name] + outputs[name] * tokens
-                sums[f"{name}_tokens"] = sums[f"{name}_tokens"] + tokens
-        read = Readout(sums, accelerator=self._accelerator).wait()
-        return {f"heldout_{n}": read[n] / read[f"{n}_tokens"] for n in names if read[f"{n}_tokens"]}
+        return {f"heldout_{name}": mean for name, mean in self._measure(self._heldout).items()}
 
     def adapter(self) -> dict[str, Tensor]:
         """The trained tensors, whole, by their names in the model. All processes must ask."""
-        return {name: whole(parameter.detach()) for name, parameter in self.parameters.items()}
+        return {name: whole(p.detach()) for name, p in self.stepper.parameters.items()}
 
-    def _step(self, step: int, passes: Sequence[tuple[int, Batch]]) -> _Queued:
-        """Queue one optimiser step; nothing here waits for the device."""
-        accelerator, objective = self._accelerator, self.rerouter.objective
-        device, processes = accelerator.device, accelerator.num_processes
-        examples = self._sampler.step(step)
-        totals = step_totals(objective, examples, batches=self._sampler.parts)
-        self.rerouter.train()
-        sums: dict[str, Tensor] = {}
-        for number, (micro, batch) in enumerate(passes, start=1):
-            last = number == len(passes)
-            hold = nullcontext() if last else no_sync(self._wrapped, accelerator=accelerator)
-            noise = self.rerouter.noise.of(batch, seed=self._seed, step=step, device=device)
-            with hold, noise:
-                weights = objective.weights(step, micro=micro)
-                outputs = self._wrapped(batch.to(device), weights, totals)
-                # A sum over batches and processes, of which the processes will take the mean.
-                accelerator.backward(outputs["loss"] * processes)
-            for name, value in outputs.items():
-                sums[name] = sums.get(name, 0) + value.detach()
-        norm = accelerator.clip_grad_norm_(self.parameters.values(), self.recipe.max_grad_norm)
-        sums["grad_norm"] = whole(norm) / processes
-        readout = Readout(sums, accelerator=accelerator)
-        self._stepper.step()
-        self._stepper.zero_grad()
-        weights = objective.weights(step, micro=self.recipe.accumulation - 1)
-        known = {
-            "reroute_weight": weights.reroute,
-            "retain_weight": weights.retain,
-            "escape_weight": weights.escape,
-            "learning_rate": self.recipe.learning_rate,
-            "tokens": sum(len(example.input_ids) for example in examples),
-            "images": sum(example.image is not None for example in examples),
-        }
-        return _Queued(step, readout, known)
+    def _probe(self) -> float:
+        """How far step 1's direction must be followed: `find_size`. The adapter stays as it is."""
+        ways = self.stepper.first_way()
+        fresh = {name: p.detach().clone() for name, p in self.stepper.parameters.items()}
+        rerouted = [e for e in self.stepper.examples(1) if e.kind == "circuit_breaker"]
 
-    def _row(self, queued: _Queued) -> dict[str, Any]:
-        """The metrics of a step, once the device has got that far."""
-        values = queued.readout.wait()
-        check_finite(values, step=queued.step)
-        return {"step": queued.step, **values, **queued.known}
+        def cosine_at(size: float) -> float:
+            self.stepper.place(fresh, ways=ways, by=size)
+            return self._measure(rerouted)["reroute_cosine"]
 
-    def _plan_passes(
-        self, train: ExampleSet, heldout: ExampleSet, memory: int | None, accelerator: Accelerator
-    ) -> MemoryPlan:
-        """The same plan for all processes, which measure together and cut a step alike."""
-        on_cpu = self.rerouter.device.type == "cpu"
-        plan = plan_memory(
-            self.rerouter,
-            budget=memory,
-            longest=self.rerouter.objective.least_pass(train.examples + heldout.examples),
-            held=self._pixels.max_bytes if on_cpu else 0,
-            agree=lambda most: from_main(accelerator, lambda: most),
-        )
-        self.rerouter.checkpointing = plan.checkpointing
-        return plan
-
-    def passes(self, step: int) -> list[tuple[int, Batch]]:
-        """This process's passes of a step, each behind the number of its batch."""
-        objective, processes = self.rerouter.objective, self._accelerator.num_processes
-        shares = objective.deal(
-            self._sampler.batches(step), processes=processes, max_tokens=self._plan.max_tokens
-        )
-        passes = []
-        for micro, examples in shares[self._accelerator.process_index]:
-            batch = objective.collate(examples, pixels=self._pixels)
-            on_gpu = self._accelerator.device.type == "cuda"
-            passes.append((micro, batch.pinned() if on_gpu else batch))
-        return passes
+        size = find_size(cosine_at)
+        self.stepper.place(fresh)
+        return size
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Rows of a run's metrics.jsonl, one for each optimiser step."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def _check_history(
+    history: Sequence[Mapping[str, Any]], *, done: int, recipe: Recipe, checkpoint: Path
+) -> None:
+    if len(history) != done and (recipe.start_steps or recipe.stop_early):
+        raise MmcbError(
+            f"{checkpoint} has done {done} steps, and metrics.jsonl has rows of {len(history)}",
+            hint="--start-steps and --stop-early need them: delete the checkpoint",
+        )

@@ -15,26 +15,26 @@ from torch.distributed.tensor import DTensor
 from mmcb.errors import MmcbError
 from mmcb.training import run
 from mmcb.training.config import TrainingConfig
-from mmcb.training.trainer import Trainer
+from mmcb.training.stepper import Stepper
 
 
 class Stop(BaseException):
     """Stands for SIGKILL: no handler of the run may see it as an end."""
 
 
-def train(config: TrainingConfig, *, stop_before: int = 0) -> list[Trainer]:
-    """Train, or die when a step begins; returns the trainer, where there was one."""
-    made: list[Trainer] = []
-    original = Trainer._step
+def train(config: TrainingConfig, *, stop_before: int = 0) -> list[Stepper]:
+    """Train, or die when a step begins; returns what took the steps, where there was one."""
+    made: list[Stepper] = []
+    original = Stepper.queue
 
-    def step(self: Trainer, number: int, passes: Any) -> dict[str, Any]:
+    def queue(self: Stepper, step: int, passes: Any, **settings: Any) -> Any:
         made[:] = [self]
-        if number == stop_before:
+        if step == stop_before:
             raise Stop
-        return original(self, number, passes)
+        return original(self, step, passes, **settings)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "_step", step)
+        patch.setattr(Stepper, "queue", queue)
         try:
             run.train(config)
         except Stop:

@@ -11,7 +11,7 @@ from mmcb.cli import EXIT_USER_ERROR, run_command
 from mmcb.errors import MmcbError
 from mmcb.runs import read_manifest
 from mmcb.training import health
-from mmcb.training import trainer as trainer_module
+from mmcb.training import stepper as stepper_module
 from mmcb.training.config import TrainingConfig
 from mmcb.training.health import LONG_ENOUGH, WINDOW, Health, check_finite
 from mmcb.training.run import train
@@ -79,12 +79,12 @@ def config(model_folders: dict[str, Path], data_folder: Path, tmp_path: Path) ->
 def test_a_failed_run_exits_with_2_and_saves_no_adapter_ever(
     config: TrainingConfig, monkeypatch: pytest.MonkeyPatch, capsys, wrong: dict[str, float]
 ) -> None:
-    original = trainer_module.Trainer._row
+    original = stepper_module.Queued.row
 
-    def bad(self: Any, queued: Any) -> dict[str, Any]:
-        return original(self, queued) | wrong
+    def bad(self: Any) -> dict[str, Any]:
+        return original(self) | wrong
 
-    monkeypatch.setattr(trainer_module.Trainer, "_row", bad)
+    monkeypatch.setattr(stepper_module.Queued, "row", bad)
     monkeypatch.setattr(health, "LONG_ENOUGH", 4)
     monkeypatch.setattr(health, "WINDOW", 3)
     monkeypatch.setattr(sys, "argv", ["training"])

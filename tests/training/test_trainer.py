@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from mmcb.errors import MmcbError
 from mmcb.models.loading import load_model
 from mmcb.runs import read_manifest
+from mmcb.training import stepper as stepper_module
 from mmcb.training import trainer as trainer_module
 from mmcb.training.checkpoints import cut_metrics, locked
 from mmcb.training.config import TrainingConfig
@@ -106,15 +107,15 @@ class Kill(BaseException):
 
 def _killed(config: TrainingConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run until step 4 is to be read: one row after the checkpoint of step 2."""
-    original = trainer_module.Trainer._row
+    original = stepper_module.Queued.row
 
-    def dies(self: Any, queued: Any) -> dict[str, Any]:
-        if queued.step == 4:
+    def dies(self: Any) -> dict[str, Any]:
+        if self.step == 4:
             raise Kill
-        return original(self, queued)
+        return original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer_module.Trainer, "_row", dies)
+        patch.setattr(stepper_module.Queued, "row", dies)
         with pytest.raises(Kill):
             train(config)
 
