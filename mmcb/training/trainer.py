@@ -32,6 +32,9 @@ from mmcb.training.validation import Validator
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+SHOWN = {"reroute": "reroute_loss", "retain": "retain_loss", "cosine": "reroute_cosine"}
+"""What the progress bar calls some metrics."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Intervals:
@@ -136,53 +139,59 @@ class Trainer:
             MmcbError: the checkpoint is damaged or another run's, a loss or a gradient is not
                 finite, or the run has gone wrong (`Health`).
         """
-        recipe = self.recipe
         done = load_checkpoint(checkpoint, **self._state)
-        _check_history(history, done=done, recipe=recipe, checkpoint=checkpoint)
+        rates, stopper = self._followers(history, done=done, checkpoint=checkpoint)
+        total = self.recipe.steps
+        steps = range(done + 1, done if stopper.done else total + 1)
+        prepared = prefetched(self.stepper.passes, steps)
+        queued: list[Queued] = []
+        began = time.perf_counter()
+        with progress(total, "training", initial=done) as bar:
+            for step in steps:
+                passes = next(prepared)
+                queued.append(self.stepper.queue(step, passes, learning_rate=rates.current))
+                validated = bool(every.validate) and (step == total or step % every.validate == 0)
+                saved = step == total or step % every.checkpoint == 0
+                # One step stays queued, so that the device is at work while its figures are read;
+                # where something hangs on a step, its own figures come first.
+                awaited = validated or saved or rates.starting or self.recipe.stop_early
+                while len(queued) > (0 if awaited else 1):
+                    row = queued.pop(0).row()
+                    now = time.perf_counter()
+                    row["seconds"], began = now - began, now
+                    rates.saw(row)
+                    stopper.saw(row)
+                    if every.validate and (stopper.done or (validated and not queued)):
+                        row |= self.validate()
+                        began = time.perf_counter()
+                    yield row
+                    # After the row: one is then never missing for a step that is not run again. And
+                    # before saving: a run that failed in its last step must not go on to its end.
+                    self._health.check(row["step"], row)
+                    bar.advance(**{shown: row[name] for shown, name in SHOWN.items()})
+                if saved or stopper.done:
+                    save_checkpoint(checkpoint, step=step, **self._state)
+                    began = time.perf_counter()
+                if stopper.done:
+                    return
+
+    def _followers(
+        self, history: Sequence[Mapping[str, Any]], *, done: int, checkpoint: Path
+    ) -> tuple[LearningRates, Stopper]:
+        """What follows the rows of the run, and needs those of the steps already done."""
+        recipe = self.recipe
+        if len(history) != done and (recipe.start_steps or recipe.stop_early):
+            raise MmcbError(
+                f"{checkpoint} has done {done} steps, and metrics.jsonl has rows of {len(history)}",
+                hint="--start-steps and --stop-early need them: delete the checkpoint",
+            )
         rates = LearningRates(
             recipe.learning_rate,
             start_steps=recipe.start_steps,
             probe=self._probe,
             history=history,
         )
-        stopper = Stopper(enabled=recipe.stop_early, history=history)
-        steps = range(done + 1, done if stopper.done else recipe.steps + 1)
-        prepared = prefetched(self.stepper.passes, steps)
-        queued: list[Queued] = []
-        began = time.perf_counter()
-        with progress(recipe.steps, "training", initial=done) as bar:
-            for step in steps:
-                passes = next(prepared)
-                queued.append(self.stepper.queue(step, passes, learning_rate=rates.current))
-                last = step == recipe.steps
-                validated = bool(every.validate) and (last or step % every.validate == 0)
-                saved = last or step % every.checkpoint == 0
-                # One step stays queued, so that the device is at work while its figures are read;
-                # where something hangs on a step, its own figures come first.
-                awaited = validated or saved or rates.starting or recipe.stop_early
-                while len(queued) > (0 if awaited else 1):
-                    row = queued.pop(0).row()
-                    row["seconds"] = time.perf_counter() - began
-                    began += row["seconds"]
-                    rates.saw(row)
-                    stopper.saw(row)
-                    if (validated and not queued) or (stopper.done and every.validate):
-                        row |= self.validate()
-                    yield row
-                    # After the row: one is then never missing for a step that is not run again. And
-                    # before saving: a run that failed in its last step must not go on to its end.
-                    self._health.check(row["step"], row)
-                    bar.advance(
-                        reroute=row["reroute_loss"],
-                        retain=row["retain_loss"],
-                        cosine=row["reroute_cosine"],
-                    )
-                if saved or stopper.done:
-                    save_checkpoint(checkpoint, step=step, **self._state)
-                if stopper.done:
-                    return
-                if validated or saved:
-                    began = time.perf_counter()
+        return rates, Stopper(enabled=recipe.stop_early, history=history)
 
     def validate(self) -> dict[str, float]:
         """Cosines on the held-out records, without dropout: mean over tokens and target layers."""
@@ -213,13 +222,3 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     """Rows of a run's metrics.jsonl, one for each optimiser step."""
     lines = (run / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
-
-
-def _check_history(
-    history: Sequence[Mapping[str, Any]], *, done: int, recipe: Recipe, checkpoint: Path
-) -> None:
-    if len(history) != done and (recipe.start_steps or recipe.stop_early):
-        raise MmcbError(
-            f"{checkpoint} has done {done} steps, and metrics.jsonl has rows of {len(history)}",
-            hint="--start-steps and --stop-early need them: delete the checkpoint",
-        )
