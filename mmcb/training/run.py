@@ -115,8 +115,7 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
     checkpoint = run.file("checkpoint.safetensors")
     if accelerator.is_main_process:
         cut_metrics(run.file("metrics.jsonl"), step=step_of(checkpoint))
-    accelerator.wait_for_everyone()
-    history = read_metrics(run.path) if run.file("metrics.jsonl").is_file() else []
+    history = from_main(accelerator, lambda: _history(run.path, checkpoint, recipe))
     every = Intervals(checkpoint=config.checkpoint_every, validate=config.validate_every)
     done = len(history)
     for row in trainer.run(checkpoint, every=every, history=history):
@@ -155,6 +154,18 @@ def _encode(
     run.note("left_out", train_set.left_out)
     run.note("truncated", {"train": train_set.truncated, "heldout": heldout_set.truncated})
     return train_set, heldout_set
+
+
+def _history(run: Path, checkpoint: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """Rows of the steps that the checkpoint has done."""
+    done = step_of(checkpoint)
+    rows = read_metrics(run) if done and (run / "metrics.jsonl").is_file() else []
+    if len(rows) != done and (recipe.start_steps or recipe.stop_early):
+        raise MmcbError(
+            f"{checkpoint} has done {done} steps, and metrics.jsonl has rows of {len(rows)}",
+            hint="--start-steps and --stop-early need them all: delete the checkpoint",
+        )
+    return rows
 
 
 def _load(config: TrainingConfig, *, device: str) -> tuple[LoadedModel, Recipe]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from mmcb.errors import MmcbError
 from mmcb.log import get_logger
+from mmcb.training.recipes import Recipe
 
 LEFT = 0.5
 """The start is over once the mean cosine of a step's examples is below this."""
@@ -44,31 +45,29 @@ class LearningRates:
 
     def __init__(
         self,
-        learning_rate: float,
+        recipe: Recipe,
         *,
-        start_steps: int,
         probe: Callable[[], float],
         history: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         """Begin a run, or go on with one.
 
         Args:
-            learning_rate: the recipe's.
-            start_steps: steps that the start may take; 0 for none.
+            recipe: its `learning_rate` and `start_steps`.
             probe: measures how far a weight has to go along the first direction: `find_size`. Not
                 asked where `history` tells.
             history: rows of metrics of the steps already done.
         """
-        self._rate = learning_rate
-        self._steps = start_steps
-        self.starting = start_steps > 0
+        self._rate = recipe.learning_rate
+        self._steps = recipe.start_steps
+        self.starting = recipe.start_steps > 0
         """Whether the rate of the step to come hangs on the row of the one before."""
         self._taken = 0
         self._start_rate = 0.0
         rows = list(history)
-        if start_steps:
-            measured = float(rows[0]["learning_rate"]) if rows else probe() / start_steps
-            self._start_rate = max(learning_rate, measured)
+        if self.starting:
+            measured = float(rows[0]["learning_rate"]) if rows else probe() / self._steps
+            self._start_rate = max(self._rate, measured)
         for row in rows:
             self.saw(row)
 

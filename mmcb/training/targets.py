@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mmcb.errors import MmcbError
-from mmcb.models.hidden import embed_inputs, position_ids_of, run_blocks
+from mmcb.models.hidden import embed_inputs, run_blocks
 from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import PixelCache, collate
 from mmcb.training.config import RerouteTarget
@@ -118,14 +118,15 @@ def mean_states(
         group = ordered[start : start + PASS_EXAMPLES]
         batch = collate([example for example, _ in group], pixels=pixels, pad_id=pad_id)
         batch = batch.to(loaded.device)
-        mask_BT = batch.attention_mask
         with loaded.adapter_disabled():
+            hidden_BTD = embed_inputs(loaded, batch.model_inputs())
+            # No mask: the padding stands on the right, where no real token sees it.
             states = run_blocks(
-                loaded, embed_inputs(loaded, batch.model_inputs()), mask_BT,
-                position_ids_of(mask_BT), start=0, stop=max(layers), collect=set(layers),
-            )  # fmt: skip
-        rows, tokens = torch.arange(len(group)), torch.tensor([token for _, token in group])
-        picked = [states[k][rows.to(mask_BT.device), tokens.to(mask_BT.device)] for k in layers]
+                loaded, hidden_BTD, None, None, start=0, stop=max(layers), collect=set(layers)
+            )
+        rows = torch.arange(len(group), device=loaded.device)
+        tokens = torch.tensor([token for _, token in group], device=loaded.device)
+        picked = [states[k][rows, tokens] for k in layers]
         total = total + torch.stack(picked, dim=1).cpu().double().sum(0)
     return total / len(ordered)
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from mmcb.errors import MmcbError
 from mmcb.log import progress
 from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import PixelCache, prefetched
@@ -140,7 +139,8 @@ class Trainer:
                 finite, or the run has gone wrong (`Health`).
         """
         done = load_checkpoint(checkpoint, **self._state)
-        rates, stopper = self._followers(history, done=done, checkpoint=checkpoint)
+        rates = LearningRates(self.recipe, probe=self._probe, history=history)
+        stopper = Stopper(enabled=self.recipe.stop_early, history=history)
         total = self.recipe.steps
         steps = range(done + 1, done if stopper.done else total + 1)
         prepared = prefetched(self.stepper.passes, steps)
@@ -174,24 +174,6 @@ class Trainer:
                     began = time.perf_counter()
                 if stopper.done:
                     return
-
-    def _followers(
-        self, history: Sequence[Mapping[str, Any]], *, done: int, checkpoint: Path
-    ) -> tuple[LearningRates, Stopper]:
-        """What follows the rows of the run, and needs those of the steps already done."""
-        recipe = self.recipe
-        if len(history) != done and (recipe.start_steps or recipe.stop_early):
-            raise MmcbError(
-                f"{checkpoint} has done {done} steps, and metrics.jsonl has rows of {len(history)}",
-                hint="--start-steps and --stop-early need them: delete the checkpoint",
-            )
-        rates = LearningRates(
-            recipe.learning_rate,
-            start_steps=recipe.start_steps,
-            probe=self._probe,
-            history=history,
-        )
-        return rates, Stopper(enabled=recipe.stop_early, history=history)
 
     def validate(self) -> dict[str, float]:
         """Cosines on the held-out records, without dropout: mean over tokens and target layers."""

@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file
 
 from mmcb.errors import MmcbError
+from mmcb.models.families import FAMILIES
 from mmcb.training import stepper as stepper_module
 from mmcb.training import trainer as trainer_module
 from mmcb.training.config import TrainingConfig
+from mmcb.training.recipes import Recipe, resolve_recipe
 from mmcb.training.run import train
 from mmcb.training.start import FINE, LEFT, PROBE_COSINE, LearningRates, find_size
 from mmcb.training.trainer import read_metrics
@@ -20,6 +22,11 @@ from tests.training.helpers import KINDS, tiny_config
 
 def _row(cosine: float, rate: float = 0.01) -> dict[str, float]:
     return {"reroute_cosine": cosine, "learning_rate": rate}
+
+
+def _recipe(learning_rate: float, start_steps: int) -> Recipe:
+    config = tiny_config(learning_rate=learning_rate, start_steps=start_steps)
+    return resolve_recipe(config, FAMILIES["tiny-mistral"])
 
 
 def _never() -> float:
@@ -39,7 +46,7 @@ def test_a_direction_that_leads_nowhere_is_told() -> None:
 
 
 def test_the_start_ends_once_the_cosine_is_low_or_its_steps_are_over() -> None:
-    rates = LearningRates(1e-4, start_steps=3, probe=lambda: 0.03)
+    rates = LearningRates(_recipe(1e-4, 3), probe=lambda: 0.03)
     assert rates.current == pytest.approx(0.01)
     rates.saw(_row(0.9))
     assert rates.current == pytest.approx(0.01)
@@ -47,7 +54,7 @@ def test_the_start_ends_once_the_cosine_is_low_or_its_steps_are_over() -> None:
     assert rates.current == 1e-4
     rates.saw(_row(0.99))
     assert rates.current == 1e-4  # it does not begin again
-    rates = LearningRates(1e-4, start_steps=3, probe=lambda: 0.03)
+    rates = LearningRates(_recipe(1e-4, 3), probe=lambda: 0.03)
     for _ in range(3):
         assert rates.current == pytest.approx(0.01)
         rates.saw(_row(0.99))
@@ -55,7 +62,7 @@ def test_the_start_ends_once_the_cosine_is_low_or_its_steps_are_over() -> None:
 
 
 def test_what_falls_behind_goes_faster() -> None:
-    rates = LearningRates(1e-4, start_steps=10, probe=lambda: 0.1)
+    rates = LearningRates(_recipe(1e-4, 10), probe=lambda: 0.1)
     for cosine in (1.0, 0.999, 0.95):  # the third step is in time
         rates.saw(_row(cosine))
     assert rates.current == pytest.approx(0.01)
@@ -66,12 +73,12 @@ def test_what_falls_behind_goes_faster() -> None:
 
 
 def test_it_never_goes_slower_than_asked_and_without_it_nothing_is_probed() -> None:
-    assert LearningRates(1.0, start_steps=3, probe=lambda: 0.03).current == 1.0
-    assert LearningRates(1e-4, start_steps=0, probe=_never).current == 1e-4
+    assert LearningRates(_recipe(1.0, 3), probe=lambda: 0.03).current == 1.0
+    assert LearningRates(_recipe(1e-4, 0), probe=_never).current == 1e-4
 
 
 def test_a_run_that_goes_on_knows_the_rate_from_its_rows() -> None:
-    rates = LearningRates(1e-4, start_steps=3, probe=_never, history=[_row(0.9), _row(0.8)])
+    rates = LearningRates(_recipe(1e-4, 3), probe=_never, history=[_row(0.9), _row(0.8)])
     assert rates.current == 0.01
     rates.saw(_row(0.7))
     assert rates.current == 1e-4
