@@ -45,6 +45,9 @@ class SaddleConfig(Config):
     learning_rate: float | None = None
     """Learning rate (default: the recipe's)."""
 
+    start_steps: int = 0
+    """Steps of the measured start."""
+
     escape_steps: tuple[int | None, ...] = (None, 0)
     """Escape steps to compare; None is the recipe's, 0 is no escape."""
 
@@ -78,6 +81,7 @@ def _run(config: SaddleConfig) -> None:
                 seed=seed,
                 steps=config.steps,
                 learning_rate=config.learning_rate,
+                start_steps=config.start_steps,
                 escape_steps=escape_steps,
                 evaluate=False,
             )
@@ -92,6 +96,8 @@ def _folder(config: SaddleConfig, escape: str) -> str:
     model = config.model.strip("/").replace("/", "-")
     changed = (("lr", config.learning_rate), ("steps", config.steps))
     parts = [f"{label}-{value:g}" for label, value in changed if value is not None]
+    if config.start_steps:
+        parts.append(f"start-{config.start_steps}")
     return "-".join([model, *parts, f"escape-{escape}"])
 
 

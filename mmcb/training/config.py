@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ByteSize, Field, TypeAdapter, ValidationInfo, field_validator
 
 from mmcb.config import Config
 from mmcb.models.families import Mask
 from mmcb.training.sources.source import KINDS, SourceFlag, read_sources
+
+RerouteTarget = Literal["rr", "refusal", "eos", "randp"]
+"""What the reroute loss moves circuit-breaker tokens to."""
 
 
 class TrainingConfig(Config):
@@ -84,13 +87,26 @@ class TrainingConfig(Config):
     """First steps, in which the retain loss has no weight; 0 for the paper's recipe. Beside an
     escape loss it does harm: what moved without restraint is pulled back whole."""
 
+    reroute_target: RerouteTarget = "rr"
+    """Where circuit-breaker tokens go: at a right angle to their frozen state (rr, the paper's), to
+    the state before a refusal or before the end of an answer (refusal, eos: means over the retain
+    set), or to a random positive direction (randp, the paper's control)."""
+
     escape_weight: float | None = Field(default=None, ge=0)
     """Weight of the escape loss at step 0 (default: the reroute weight): the angle to a slightly
     tilted frozen state, whose gradient does not vanish on the saddle that the reroute loss starts
     on."""
 
     escape_steps: int | None = Field(default=None, ge=0)
-    """Steps over which the escape weight falls to 0; 0 for the paper's recipe, without escape."""
+    """Steps over which the escape weight falls to 0; 0 for the paper's recipe, without escape, and
+    by default for every --reroute-target but rr: only that starts on a saddle."""
+
+    start_steps: int = Field(default=0, ge=0)
+    """Leave the saddle in so many steps (10, say), whatever --learning-rate: these steps go at a
+    rate that is measured on the first step's examples, until the cosine is below a half."""
+
+    stop_early: bool = False
+    """End training when the cosine has collapsed and the retain loss has settled."""
 
     target_layers: tuple[int, ...] | None = None
     """Layers to reroute, as indices into hidden_states: k is the output of decoder block k-1."""

@@ -39,6 +39,7 @@ class EncodedExample:
         image: file of its image, if it has one.
         answer_start: first token of the answer.
         image_end: first token after the image; 0 without one.
+        task: what the record is an example of.
     """
 
     id: str
@@ -48,6 +49,7 @@ class EncodedExample:
     image: Path | None
     answer_start: int = 0
     image_end: int = 0
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,9 +135,9 @@ def encode_examples(
                     left_out[f"nothing to learn from in its first {max_length} tokens"] += 1
                 else:
                     truncated[example.kind] += len(ids) < len(tokens.input_ids)
-                    spans = tokens.completion_start, tokens.after_image_start
+                    rest = tokens.completion_start, tokens.after_image_start, example.task
                     encoded.append(
-                        EncodedExample(example.id, example.kind, ids, start, image, *spans)
+                        EncodedExample(example.id, example.kind, ids, start, image, *rest)
                     )
             bar.advance()
     _tell(split, encoded, left_out)

@@ -8,8 +8,8 @@ Shapes: B examples, T tokens, D width, N marked tokens; a sequence of tensors ha
 of L layers. Half-precision hidden states are measured in float32; float64 stays float64, for the
 tests. Layers are measured one by one, so that the float32 copies of one alone are alive.
 
-Source: Zou et al. 2024 (arXiv 2406.04313), algorithm 1. The escape term is ours: see
-`escape_loss` and `docs/decisions.md`.
+Source: Zou et al. 2024 (arXiv 2406.04313), algorithm 1; `target_loss`: its section 3. The escape
+term is ours: see `escape_loss` and `docs/decisions.md`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,37 @@ def reroute_loss(
         A scalar in [0, 1].
     """
     return mean_or_zero(cosines(adapted, frozen, marked).relu(), tokens=tokens)
+
+
+def target_loss(
+    adapted: Hidden,
+    targets: Float[Tensor, "L D"],
+    marked: Marked,
+    *,
+    tokens: int | None = None,
+) -> Float[Tensor, ""]:
+    """Distance to a fixed target: mean over marked tokens and layers of ||a/||a|| - t/||t||||_2.
+
+    The paper's second form of the reroute loss (section 3): its RandC and RandP are this one with a
+    random target. Unlike `reroute_loss` it has a gradient at the start, of the size of any other
+    place but the target itself: the frozen state is no saddle.
+
+    Args:
+        adapted: hidden states with the adapter, one (B, T, D) tensor for each target layer.
+        targets: (L, D), one vector for each target layer: `targets.py`. Their norm does not matter.
+        marked: (N,) places of the tokens that count; with none, the loss is 0.
+        tokens: marked tokens of the whole step; None for those of this batch.
+
+    Returns:
+        A scalar in [0, 2]: 0 at the target's direction, the root of 2 at a right angle to it.
+    """
+    gaps_LN = torch.stack(
+        [
+            torch.linalg.vector_norm(_unit(marked_tokens(a, marked)) - target_D, dim=-1)
+            for a, target_D in zip(adapted, _unit(targets), strict=True)
+        ]
+    )
+    return mean_or_zero(gaps_LN, tokens=tokens)
 
 
 def retain_loss(

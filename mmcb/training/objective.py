@@ -15,7 +15,13 @@ from torch import Tensor
 from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import Batch, PixelCache, collate
 from mmcb.training.examples import EncodedExample
-from mmcb.training.losses import escape_directions, escape_loss, reroute_loss, retain_loss
+from mmcb.training.losses import (
+    escape_directions,
+    escape_loss,
+    reroute_loss,
+    retain_loss,
+    target_loss,
+)
 from mmcb.training.microbatches import deal
 from mmcb.training.recipes import Recipe
 from mmcb.training.schedule import Weights
@@ -123,14 +129,24 @@ class MaskedMeans:
     same examples into batches and processes has the same loss and the same gradient.
     """
 
-    def __init__(self, loaded: LoadedModel, recipe: Recipe, *, seed: int) -> None:
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        recipe: Recipe,
+        *,
+        seed: int,
+        targets: Float[Tensor, "L D"] | None = None,
+    ) -> None:
         """Draw the escape directions.
 
         Args:
             loaded: the model to train.
             recipe: layers and schedule.
             seed: seed of the escape directions.
+            targets: what circuit-breaker tokens are pulled towards at each target layer
+                (`targets.py`); None for the paper's loss, away from the frozen state.
         """
+        self._targets_LD = None if targets is None else targets.to(loaded.device)
         self._recipe = recipe
         self._pad_id = int(loaded.tokenizer.pad_token_id or 0)
         width = int(loaded.decoder.config.hidden_size)
@@ -184,18 +200,21 @@ class MaskedMeans:
         """The batch's sums over its tokens, divided by the step's counts of them."""
         targets, retained = self._recipe.target_layers, self._recipe.retain_layers
         at_targets = pick(adapted, targets), pick(frozen, targets)
-        tokens = totals.reroute_tokens
+        marked, tokens = batch.rerouted, totals.reroute_tokens
+        rerouted = (
+            reroute_loss(*at_targets, marked, tokens=tokens)
+            if self._targets_LD is None
+            else target_loss(at_targets[0], self._targets_LD, marked, tokens=tokens)
+        )
         return {
-            "reroute_loss": reroute_loss(*at_targets, batch.rerouted, tokens=tokens),
+            "reroute_loss": rerouted,
             "retain_loss": retain_loss(
                 pick(adapted, retained),
                 pick(frozen, retained),
                 batch.retained,
                 tokens=totals.retain_tokens,
             ),
-            "escape_loss": escape_loss(
-                *at_targets, self._directions_LD, batch.rerouted, tokens=tokens
-            ),
+            "escape_loss": escape_loss(*at_targets, self._directions_LD, marked, tokens=tokens),
         }
 
 

@@ -16,7 +16,7 @@ from mmcb.models.families import (
     known_family,
 )
 from mmcb.models.generic import row_or_generic
-from mmcb.training.config import TrainingConfig
+from mmcb.training.config import RerouteTarget, TrainingConfig
 from mmcb.training.schedule import Schedule
 
 SAME_NAME = (
@@ -48,6 +48,8 @@ AUTHORS: dict[str, Any] = {
     "retain_warmup_steps": 0,
     "escape_weight": 0.0,
     "escape_steps": 0,
+    "start_steps": 0,
+    "stop_early": False,
     "mask": "all",  # and BOS, which is a matter of the layout
     "retain_mask": "all",
     "max_length": 1_000_000,  # the layout cuts request and answer, each at 512 tokens
@@ -71,6 +73,8 @@ class Recipe(Config):
     """Retain examples in a batch, however many processes share it."""
     accumulation: int
     """Batches of both kinds in one optimiser step."""
+    reroute_target: RerouteTarget = "rr"
+    """Where circuit-breaker tokens are rerouted to: mmcb/training/targets.py."""
     reroute_weight: float
     """Reroute weight at step 0."""
     retain_weight: float
@@ -83,6 +87,10 @@ class Recipe(Config):
     """Weight of the escape loss at step 0."""
     escape_steps: int
     """Steps over which the escape weight falls to 0."""
+    start_steps: int = 0
+    """First steps, at a measured learning rate until the cosine has fallen: start.py."""
+    stop_early: bool = False
+    """Whether training ends when there is nothing left to gain: stopping.py."""
     target_layers: tuple[int, ...]
     """Indices into hidden_states: k is the output of decoder block k-1."""
     lora_layers: tuple[int, int]
@@ -152,12 +160,17 @@ def resolve_recipe(config: TrainingConfig, family: Family) -> Recipe:
     }
     # A family states T and 2T together: with another T the horizon keeps its proportion.
     horizon = max(1, round(values["steps"] * defaults.horizon / defaults.steps))
+    # A fixed target pulls from the first step on: no saddle, nothing to escape from.
+    escape_steps = ESCAPE_STEPS if config.reroute_target == "rr" else 0
     lora_layers = _first(config.lora_layers, defaults.lora_layers)
     recipe = Recipe(
         **values,
         horizon=_first(config.horizon, horizon),
-        escape_steps=_first(config.escape_steps, ESCAPE_STEPS),
+        reroute_target=config.reroute_target,
+        escape_steps=_first(config.escape_steps, escape_steps),
         escape_weight=_first(config.escape_weight, ESCAPE_SHARE * values["reroute_weight"]),
+        start_steps=config.start_steps,
+        stop_early=config.stop_early,
         accumulation=config.accumulation,
         lora_layers=clip_lora_layers(lora_layers, target_layers=values["target_layers"] or (0,)),
         retain_mask=_first(_first(config.retain_mask, defaults.retain_mask), values["mask"]),
@@ -169,6 +182,11 @@ def resolve_recipe(config: TrainingConfig, family: Family) -> Recipe:
 def _as_authors(recipe: Recipe, family: Family) -> Recipe:
     """The recipe with all that the authors' code fixes."""
     last = max(recipe.target_layers)
+    if recipe.reroute_target != "rr":
+        raise MmcbError(
+            f"--paper-compat: the authors' code has no --reroute-target {recipe.reroute_target}",
+            hint="leave one of the two out",
+        )
     if last >= family.num_blocks:
         raise MmcbError(
             f"--paper-compat: target layer {last} is the last hidden state of {family.name}",
@@ -190,7 +208,8 @@ def preset(model: str) -> TrainingConfig:
     Args:
         model: what `--model` names. For a hub id that is not in the table, what the recipe will be
             is known only when its config has been fetched: its fields stay open. So does what
-            follows from other settings (horizon, escape weight): a flag for those moves it.
+            follows from other settings (horizon, escape steps, escape weight): a flag for those
+            moves it.
 
     Raises:
         MmcbError: no such family or folder.
@@ -204,7 +223,6 @@ def preset(model: str) -> TrainingConfig:
         model=model,
         lora_layers=defaults.lora_layers,
         retain_mask=defaults.retain_mask,
-        escape_steps=ESCAPE_STEPS,
         evaluate=defaults.evaluate_after,
         **values,
     )

@@ -65,35 +65,42 @@ def add_adapter(loaded: LoadedModel, recipe: Recipe, *, seed: int) -> LoadedMode
     return dataclasses.replace(loaded, model=model)
 
 
-def objective_of(loaded: LoadedModel, recipe: Recipe, *, seed: int) -> Objective:
+def objective_of(
+    loaded: LoadedModel, recipe: Recipe, *, seed: int, targets: Tensor | None = None
+) -> Objective:
     """The arithmetic that a recipe asks for; nothing else chooses it.
 
     Args:
         loaded: the model to train.
         recipe: how to train it.
         seed: seed of the escape directions.
+        targets: (L, D), where the recipe's reroute target is a fixed one: `targets.py`.
     """
+    assert (targets is None) == (recipe.reroute_target == "rr"), recipe.reroute_target
     if recipe.paper_compat:
         return PaperCompat(loaded, recipe)
-    return MaskedMeans(loaded, recipe, seed=seed)
+    return MaskedMeans(loaded, recipe, seed=seed, targets=targets)
 
 
 class Rerouter(nn.Module):
     """The losses of one batch, from one prefix and two passes through the adapter's blocks."""
 
-    def __init__(self, loaded: LoadedModel, recipe: Recipe, *, seed: int) -> None:
+    def __init__(
+        self, loaded: LoadedModel, recipe: Recipe, *, seed: int, targets: Tensor | None = None
+    ) -> None:
         """Wrap a model that has an adapter.
 
         Args:
             loaded: the model, with `recipe.num_blocks` blocks at least.
             recipe: blocks, layers and losses.
             seed: seed of the escape directions.
+            targets: (L, D), where the recipe's reroute target is a fixed one: `targets.py`.
         """
         super().__init__()
         self.model = loaded.model
         self._loaded = loaded
         self._recipe = recipe
-        self.objective = objective_of(loaded, recipe, seed=seed)
+        self.objective = objective_of(loaded, recipe, seed=seed, targets=targets)
         self.noise = install_row_dropout(loaded.model)
         self.checkpointing = False
         """Whether blocks run again in the backward pass instead of keeping what they computed."""

@@ -25,7 +25,7 @@ from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
 from mmcb.training.sources.mixing import Part, mix, read_sets
 from mmcb.training.sources.sets import Sets, describe, find_sets, input_files
-from mmcb.training.trainer import Intervals, Trainer
+from mmcb.training.trainer import Intervals, Trainer, read_metrics
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -128,11 +128,27 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
     if accelerator.is_main_process:
         cut_metrics(run.file("metrics.jsonl"), step=step_of(checkpoint))
     every = Intervals(checkpoint=config.checkpoint_every, validate=config.validate_every)
-    for row in trainer.run(checkpoint, every=every):
+    history = from_main(accelerator, lambda: _history(run.path, checkpoint, recipe))
+    done = len(history)
+    for row in trainer.run(checkpoint, every=every, history=history):
         run.log_metrics(row)
+        done = row["step"]
+    run.note("steps", {"done": done, "of": recipe.steps, "stopped_early": done < recipe.steps})
     weights = trainer.adapter()
     if accelerator.is_main_process:
         save_adapter(loaded, run.file("adapter"), weights=weights)
+
+
+def _history(run: Path, checkpoint: Path, recipe: Recipe) -> list[dict[str, Any]]:
+    """Rows of the steps that the checkpoint has done."""
+    done = step_of(checkpoint)
+    rows = read_metrics(run) if done and (run / "metrics.jsonl").is_file() else []
+    if len(rows) != done and (recipe.start_steps or recipe.stop_early):
+        raise MmcbError(
+            f"{checkpoint} has done {done} steps, and metrics.jsonl has rows of {len(rows)}",
+            hint="--start-steps and --stop-early need them all: delete the checkpoint",
+        )
+    return rows
 
 
 def _load(config: TrainingConfig, *, device: str) -> tuple[LoadedModel, Recipe]:

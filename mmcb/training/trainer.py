@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +17,29 @@ from mmcb.log import progress
 from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import Batch, PixelCache, Sampler, prefetched
 from mmcb.training.checkpoints import fingerprint_of, load_checkpoint, save_checkpoint
-from mmcb.training.examples import ExampleSet
+from mmcb.training.examples import EncodedExample, ExampleSet
 from mmcb.training.health import Health, check_finite
+from mmcb.training.measuring import mean_cosines
 from mmcb.training.memory import MemoryPlan, plan_memory
-from mmcb.training.microbatches import cut
 from mmcb.training.objective import step_totals
 from mmcb.training.processes import from_main
 from mmcb.training.readout import Readout
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
-from mmcb.training.schedule import Weights
 from mmcb.training.sharding import no_sync, optimizer_for, parallel, place, whole
+from mmcb.training.start import LearningRates, probe, set_rate
+from mmcb.training.stopping import Stopper
+from mmcb.training.targets import reroute_targets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+Rows = Sequence[Mapping[str, Any]]
+"""Rows of metrics, one for each optimiser step from the first on."""
+
+_SHOWN = {"reroute": "reroute_loss", "retain": "retain_loss", "cosine": "reroute_cosine"}
+"""What the progress bar shows of a row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +86,7 @@ class Trainer:
             recipe: how to train it.
             train: examples to train on.
             heldout: examples to measure on.
-            seed: seed of the order of examples, of dropout and of the escape directions.
+            seed: seed of the order of examples, of dropout and of random directions.
             accelerator: device and processes. A step's examples are shared out among these, and
                 the trajectory does not depend on how many they are.
             memory: bytes of each device that training may use: `plan_memory`.
@@ -87,9 +96,10 @@ class Trainer:
         """
         self.recipe = recipe
         place(loaded, accelerator=accelerator)
-        self.rerouter = Rerouter(loaded, recipe, seed=seed)
-        self._wrapped = parallel(self.rerouter, accelerator=accelerator)
         self._pixels = PixelCache(loaded)
+        targets = reroute_targets(loaded, recipe, train.examples, pixels=self._pixels, seed=seed)
+        self.rerouter = Rerouter(loaded, recipe, seed=seed, targets=targets)
+        self._wrapped = parallel(self.rerouter, accelerator=accelerator)
         self._plan = self._plan_passes(train, heldout, memory, accelerator)
         self.parameters = {n: p for n, p in loaded.model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -114,12 +124,15 @@ class Trainer:
             accumulation=recipe.accumulation,
         )
 
-    def run(self, checkpoint: Path, *, every: Intervals) -> Iterator[dict[str, Any]]:
+    def run(
+        self, checkpoint: Path, *, every: Intervals, history: Rows = ()
+    ) -> Iterator[dict[str, Any]]:
         """Train from the checkpoint, if there is one, to the last step.
 
         Args:
             checkpoint: file to resume from and to write to.
             every: intervals of checkpoints and validation.
+            history: rows of the steps that the checkpoint has done.
 
         Yields:
             One row of metrics after each optimiser step; validation figures stand in the rows of
@@ -137,71 +150,70 @@ class Trainer:
             "accelerator": self._accelerator,
         }
         done = load_checkpoint(checkpoint, **state)
-        steps = range(done + 1, recipe.steps + 1)
+        rates = LearningRates(recipe, probe=self._probe, history=history)
+        stopper = Stopper(enabled=recipe.stop_early, history=history)
+        steps = range(done + 1, done if stopper.done else recipe.steps + 1)
         prepared = prefetched(self.passes, steps)
         queued: list[_Queued] = []
         began = time.perf_counter()
         with progress(recipe.steps, "training", initial=done) as bar:
             for step in steps:
+                now = rates.starting or recipe.stop_early
+                set_rate(self.optimizer, rates.current)
                 queued.append(self._step(step, next(prepared)))
                 last = step == recipe.steps
                 validated = bool(every.validate) and (last or step % every.validate == 0)
                 saved = last or step % every.checkpoint == 0
                 # One step stays queued, so that the device is at work while its figures are read;
-                # where something is kept of a step, its own figures come first.
-                while len(queued) > (0 if validated or saved else 1):
+                # where something is kept of a step, or hangs on it, its own figures come first.
+                while len(queued) > (0 if validated or saved or now else 1):
                     row = self._row(queued.pop(0))
                     row["seconds"] = time.perf_counter() - began
                     began += row["seconds"]
+                    rates.saw(row)
+                    stopper.saw(row)
+                    saved |= stopper.done
+                    validated |= stopper.done and bool(every.validate)
                     if validated and not queued:
                         row |= self.validate()
                     yield row
                     # After the row: one is then never missing for a step that is not run again. And
                     # before saving: a run that failed in its last step must not go on to its end.
                     self._health.check(row["step"], row)
-                    bar.advance(
-                        reroute=row["reroute_loss"],
-                        retain=row["retain_loss"],
-                        cosine=row["reroute_cosine"],
-                    )
+                    bar.advance(**{short: row[name] for short, name in _SHOWN.items()})
                 if saved:
                     save_checkpoint(checkpoint, step=step, **state)
                 if validated or saved:
                     began = time.perf_counter()
+                if stopper.done:
+                    return
+
+    def _probe(self) -> float:
+        """How far step 1 leads (`start.probe`); the fresh adapter stays as it is."""
+        rerouted = [e for e in self._sampler.step(1) if e.kind == "circuit_breaker"]
+        return probe(
+            self.parameters,
+            self.optimizer,
+            step=lambda: self._row(self._step(1, self.passes(1))),
+            cosine=lambda: self._measure(rerouted)["reroute_cosine"],
+        )
 
     def validate(self) -> dict[str, float]:
         """Cosines on the held-out records, without dropout: mean over tokens and target layers."""
         if not self._heldout.examples:
             return {}
-        self.rerouter.eval()
-        size = self.recipe.batch_size + self.recipe.retain_batch_size
-        ordered = sorted(self._heldout.examples, key=lambda e: len(e.input_ids))
-        chunks = [
-            [ordered[i : i + size][index] for index in group]
-            for i in range(0, len(ordered), size)
-            for group in cut(
-                [len(example.input_ids) for example in ordered[i : i + size]],
-                max_tokens=self._plan.max_tokens,
-            )
-        ]
-        names = ("reroute_cosine", "retain_cosine")
-        zero = torch.zeros((), device=self._accelerator.device)
-        sums = {part: zero for name in names for part in (name, f"{name}_tokens")}
-        rank, processes = self._accelerator.process_index, self._accelerator.num_processes
-        for turn in range(rank, len(chunks) + -len(chunks) % processes, processes):
-            # Who has no chunk left runs the last one to keep in step with the others, uncounted.
-            counts = float(turn < len(chunks))
-            chunk = chunks[min(turn, len(chunks) - 1)]
-            batch = self.rerouter.objective.collate(chunk, pixels=self._pixels)
-            batch = batch.to(self._accelerator.device)
-            with torch.no_grad():
-                outputs = self.rerouter(batch, Weights(0.0, 0.0, 0.0))
-            for name, marked in zip(names, (batch.rerouted, batch.retained), strict=True):
-                tokens = len(marked) * counts
-                sums[name] = sums[name] + outputs[name] * tokens
-                sums[f"{name}_tokens"] = sums[f"{name}_tokens"] + tokens
-        read = Readout(sums, accelerator=self._accelerator).wait()
-        return {f"heldout_{n}": read[n] / read[f"{n}_tokens"] for n in names if read[f"{n}_tokens"]}
+        found = self._measure(self._heldout.examples)
+        return {f"heldout_{name}": cosine for name, cosine in found.items()}
+
+    def _measure(self, examples: Sequence[EncodedExample]) -> dict[str, float]:
+        return mean_cosines(
+            self.rerouter,
+            examples,
+            pixels=self._pixels,
+            accelerator=self._accelerator,
+            at_once=self.recipe.batch_size + self.recipe.retain_batch_size,
+            max_tokens=self._plan.max_tokens,
+        )
 
     def adapter(self) -> dict[str, Tensor]:
         """The trained tensors, whole, by their names in the model. All processes must ask."""
@@ -236,7 +248,7 @@ class Trainer:
             "reroute_weight": weights.reroute,
             "retain_weight": weights.retain,
             "escape_weight": weights.escape,
-            "learning_rate": self.recipe.learning_rate,
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
             "tokens": sum(len(example.input_ids) for example in examples),
             "images": sum(example.image is not None for example in examples),
         }

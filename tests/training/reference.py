@@ -40,8 +40,12 @@ def reference_losses(
     *,
     weights: Weights,
     directions: Tensor,
+    targets: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Loss and its terms over all examples of a step: means over marked tokens and layers."""
+    """Loss and its terms over all examples of a step: means over marked tokens and layers.
+
+    With targets (L, D), the reroute loss is the distance to them, both scaled to length 1.
+    """
     pixels = PixelCache(loaded) if loaded.is_vlm else None
     reroute: list[Tensor] = []
     escape: list[Tensor] = []
@@ -50,9 +54,14 @@ def reference_losses(
         adapted, frozen = _both_passes(loaded, example, pixels)
         for t in range(example.mask_start, len(example.input_ids)):
             if example.kind == "circuit_breaker":
-                for layer, direction in zip(recipe.target_layers, directions, strict=True):
+                for i, (layer, direction) in enumerate(
+                    zip(recipe.target_layers, directions, strict=True)
+                ):
                     a, f = adapted[layer][t], frozen[layer][t]
-                    reroute.append(torch.relu(_cosine(a, f)))
+                    if targets is None:
+                        reroute.append(torch.relu(_cosine(a, f)))
+                    else:
+                        reroute.append((a / a.norm() - targets[i] / targets[i].norm()).norm())
                     tilted = f + TILT * f.norm() * direction.double()
                     angle = torch.arccos(_cosine(a, tilted).clamp(-1 + 1e-6, 1 - 1e-6))
                     escape.append(torch.relu(1 - angle / (math.pi / 2)))
@@ -68,6 +77,23 @@ def reference_losses(
         + weights.escape * terms["escape_loss"]
     )
     return {"loss": loss, **terms}
+
+
+def reference_target(
+    loaded: LoadedModel, recipe: Recipe, examples: Sequence[EncodedExample], *, target: str
+) -> Tensor:
+    """Mean frozen states (L, D) before a refusal, or before the end of an answer."""
+    pixels = PixelCache(loaded) if loaded.is_vlm else None
+    found: list[Tensor] = []
+    for example in examples:
+        if example.kind != "retain" or (target == "refusal" and example.task != "refusal"):
+            continue
+        _, frozen = _both_passes(loaded, example, pixels)
+        last = len(example.input_ids) - 1
+        assert example.input_ids[last] == loaded.tokenizer.eos_token_id
+        token = (example.answer_start if target == "refusal" else last) - 1
+        found.append(torch.stack([frozen[layer][token] for layer in recipe.target_layers]))
+    return torch.stack(found).mean(0)
 
 
 def gradients(loaded: LoadedModel) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from mmcb.training.losses import (
     escape_loss,
     reroute_loss,
     retain_loss,
+    target_loss,
 )
 
 L, B, T, D = 3, 4, 7, 16
@@ -60,6 +61,33 @@ def test_losses_equal_the_slow_ones(dtype: torch.dtype, tolerance: float) -> Non
     assert float(retain_loss(adapted, frozen, _marked(mask))) == pytest.approx(
         retain, rel=tolerance
     )
+
+
+def test_target_loss_equals_the_slow_one_and_needs_no_escape() -> None:
+    adapted, mask = _states(0, torch.float64), _mask()
+    targets = torch.stack([layer[0, 0] for layer in _states(1, torch.float64)])
+    slow = []
+    for layer in range(L):
+        t = targets[layer].tolist()
+        for vector in adapted[layer][mask].tolist():
+            norms = [math.sqrt(sum(x * x for x in v)) for v in (vector, t)]
+            gaps = [a / norms[0] - b / norms[1] for a, b in zip(vector, t, strict=True)]
+            slow.append(math.sqrt(sum(x * x for x in gaps)))
+    adapted = [layer.requires_grad_() for layer in adapted]
+    marked = _marked(mask)
+    loss = target_loss(adapted, targets * 3, marked)  # its length does not matter
+    assert loss.item() == pytest.approx(sum(slow) / len(slow), rel=1e-12)
+    loss.backward()
+    assert all(layer.grad is not None and layer.grad.abs().max() > 1e-4 for layer in adapted)
+
+
+def test_target_loss_is_zero_with_a_finite_gradient_at_the_target() -> None:
+    targets = torch.randn(L, D, generator=torch.Generator().manual_seed(0))
+    adapted = [(2 * t).expand(B, T, D).clone().requires_grad_() for t in targets]
+    loss = target_loss(adapted, targets, _marked(_mask()))
+    loss.backward()
+    assert loss.item() == pytest.approx(0, abs=1e-6)
+    assert all(layer.grad is not None and layer.grad.isfinite().all() for layer in adapted)
 
 
 def test_half_precision_is_measured_in_float32() -> None:

@@ -1,5 +1,6 @@
 """The fast path is the slow one, to the last digits, however a step is split."""
 
+import dataclasses
 import random
 
 import pytest
@@ -13,8 +14,14 @@ from mmcb.training.objective import step_totals
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter, add_adapter
 from mmcb.training.schedule import Weights
+from mmcb.training.targets import reroute_targets
 from tests.training.helpers import KINDS, Load, encoded, tiny_recipe
-from tests.training.reference import gradients, in_float64, reference_losses
+from tests.training.reference import (
+    gradients,
+    in_float64,
+    reference_losses,
+    reference_target,
+)
 
 WEIGHTS = Weights(reroute=3.0, retain=2.0, escape=1.5)
 MASKS = ("all", "after_image", "completion")
@@ -31,7 +38,7 @@ def _ready(load: Load, kind: str, monkeypatch: pytest.MonkeyPatch, **changes: ob
         for name, parameter in loaded.model.named_parameters():
             if "lora_B" in name:
                 parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
-    return loaded, recipe, Rerouter(loaded, recipe, seed=0).eval()
+    return loaded, recipe
 
 
 def _some(data_folder, loaded: LoadedModel, recipe: Recipe) -> list[EncodedExample]:
@@ -76,13 +83,43 @@ CASES += [("vlm", "after_image", "completion", (0, 3)), ("llm", "all", "completi
 def test_the_fast_path_is_the_slow_one_however_it_is_split(
     load: Load, data_folder, monkeypatch, kind, mask, retain_mask, lora_layers
 ) -> None:
-    loaded, recipe, rerouter = _ready(
+    loaded, recipe = _ready(
         load, kind, monkeypatch, mask=mask, retain_mask=retain_mask, lora_layers=lora_layers
     )
-    examples = _some(data_folder, loaded, recipe)
+    rerouter = Rerouter(loaded, recipe, seed=0).eval()
+    _compare(loaded, recipe, rerouter, _some(data_folder, loaded, recipe))
+
+
+@pytest.mark.parametrize("target", ["refusal", "eos", "randp"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_other_targets_are_the_slow_ones_too(
+    load: Load, data_folder, monkeypatch, kind, target
+) -> None:
+    loaded, recipe = _ready(load, kind, monkeypatch, mask="completion", reroute_target=target)
+    examples = [
+        dataclasses.replace(e, task="refusal") if e.kind == "retain" and i % 2 else e
+        for i, e in enumerate(_some(data_folder, loaded, recipe))
+    ]
+    targets = reroute_targets(loaded, recipe, examples, pixels=PixelCache(loaded), seed=0)
+    assert targets is not None
+    if target != "randp":
+        slow = reference_target(loaded, recipe, examples, target=target)
+        assert (targets - slow).abs().max() <= 1e-9
+    rerouter = Rerouter(loaded, recipe, seed=0, targets=targets).eval()
+    _compare(loaded, recipe, rerouter, examples, targets=targets)
+
+
+def _compare(
+    loaded: LoadedModel,
+    recipe: Recipe,
+    rerouter: Rerouter,
+    examples: list[EncodedExample],
+    targets: torch.Tensor | None = None,
+) -> None:
+    """Losses and gradients of the fast path and the slow one, for several splits."""
     wanted = reference_losses(
         loaded, recipe, examples, weights=WEIGHTS,
-        directions=escape_directions(2, width=96, seed=0),
+        directions=escape_directions(2, width=96, seed=0), targets=targets,
     )  # fmt: skip
     wanted["loss"].backward()
     slow = gradients(loaded)

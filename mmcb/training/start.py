@@ -1,0 +1,174 @@
+"""Off the saddle in a stated number of steps, whatever the learning rate: `--start-steps`.
+
+At cosine 1 only the escape loss has a gradient, and AdamW moves each weight by about the learning
+rate a step, however steep it is: at a low rate the adapter cannot have turned anything by then. So
+the first steps go at a rate of their own, which is measured and not given: how far along the first
+step's direction must the adapter go for the cosine to fall? Whatever falls behind its time all the
+same, on a model that is shaped otherwise, goes faster from step to step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmcb.errors import MmcbError
+from mmcb.log import get_logger
+from mmcb.training.recipes import Recipe
+
+LEFT = 0.5
+"""The start is over once the mean cosine of a step's examples is below this."""
+
+PROBE_COSINE = 0.7
+"""`start_steps` equal steps along the first one's direction would bring the cosine here. Steps that
+take aim anew, and move LoRA's A as well, mostly go further (docs/lab-log.md)."""
+
+CATCH_UP = 1.5
+"""Factor on the rate after a step whose cosine is behind its time."""
+
+TO_SPARE = 3
+"""Steps that the plan keeps in hand, and that pass before it is held against the cosine: the first
+has moved nothing yet."""
+
+SMALLEST, LARGEST = 1e-6, 10.0
+"""Change of a weight between which the probe looks."""
+
+COARSE, FINE = 4.0, 2.0**0.25
+"""Factors between the changes that the probe tries: first up in coarse ones, then in between."""
+
+_log = get_logger(__name__)
+
+
+class LearningRates:
+    """The learning rate of each step: a function of the recipe's, the probe's and the rows."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        *,
+        probe: Callable[[], float],
+        history: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """Begin a run, or go on with one.
+
+        Args:
+            recipe: its `learning_rate` and `start_steps`.
+            probe: measures how far a weight has to go along the first direction: `find_size`. Not
+                asked where `history` tells.
+            history: rows of metrics of the steps already done.
+        """
+        self._rate = recipe.learning_rate
+        self._steps = recipe.start_steps
+        self._starting = recipe.start_steps > 0
+        self._taken = 0
+        self._start_rate = 0.0
+        rows = list(history)
+        if self._starting:
+            measured = float(rows[0]["learning_rate"]) if rows else probe() / self._steps
+            self._start_rate = max(self._rate, measured)
+        for row in rows:
+            self.saw(row)
+
+    @property
+    def starting(self) -> bool:
+        """Whether the start goes on: the next rate then hangs on the next row."""
+        return self._starting
+
+    @property
+    def current(self) -> float:
+        """Learning rate of the step to come."""
+        return self._start_rate if self._starting else self._rate
+
+    def saw(self, row: Mapping[str, Any]) -> None:
+        """Take note of a step's `reroute_cosine`."""
+        self._taken += 1
+        if row["reroute_cosine"] < LEFT or self._taken >= self._steps:
+            self._starting = False
+        elif self._taken >= TO_SPARE and row["reroute_cosine"] > self._planned():
+            self._start_rate *= CATCH_UP
+
+    def _planned(self) -> float:
+        """A parabola, as of the cosine of an angle that grows evenly, to `LEFT` with time left."""
+        share = (self._taken - 1) / max(1, self._steps - TO_SPARE)
+        return 1 - (1 - LEFT) * share**2
+
+
+def probe(
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    *,
+    step: Callable[[], object],
+    cosine: Callable[[], float],
+) -> float:
+    """How far the adapter must follow its first step; afterwards it is as it was.
+
+    AdamW's first step is its learning rate times the signs of the gradient: all weights that have
+    one go equally far.
+
+    Args:
+        parameters: what trains, by name.
+        optimizer: its AdamW, fresh; it forgets the step. Its learning rate is not put back.
+        step: takes the first step.
+        cosine: mean cosine of adapted and frozen states as the parameters stand.
+
+    Returns:
+        The change of a weight: see `find_size`.
+    """
+    fresh = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    set_rate(optimizer, 1.0)
+    step()
+    optimizer.state.clear()
+    ways = {name: parameter.detach() - fresh[name] for name, parameter in parameters.items()}
+
+    @torch.no_grad()
+    def go(size: float) -> None:
+        for name, parameter in parameters.items():
+            parameter.copy_(fresh[name] + size * ways[name])
+
+    def cosine_at(size: float) -> float:
+        go(size)
+        return cosine()
+
+    size = find_size(cosine_at)
+    go(0.0)
+    return size
+
+
+def set_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Set the learning rate of the steps to come."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def find_size(cosine_at: Callable[[float], float]) -> float:
+    """The change of a weight at which the cosine falls to `PROBE_COSINE`.
+
+    Args:
+        cosine_at: mean cosine of adapted and frozen states once every weight has gone so far along
+            the first step's direction.
+
+    Returns:
+        The change, to a factor of `FINE`.
+
+    Raises:
+        MmcbError: no change between `SMALLEST` and `LARGEST` does it.
+    """
+    size = SMALLEST
+    while cosine_at(size) > PROBE_COSINE:
+        size *= COARSE
+        if size > LARGEST:
+            raise MmcbError(
+                "the start found no way off the saddle: the first step's direction does not lower"
+                " the cosine, however far the adapter goes along it",
+                hint="leave --start-steps out, or check --target-layers and --lora-layers",
+            )
+    low, high = size / COARSE, size
+    while high / low > FINE:
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if cosine_at(middle) <= PROBE_COSINE else (middle, high)
+    _log.info("start: the cosine falls to %.1f at a change of %.1e", PROBE_COSINE, high)
+    return high
