@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-WINDOW = 10
-"""Steps of a mean. Even: where batches with and without images take turns, both are in it alike."""
+WINDOW = 20
+"""Steps of a mean. Even: where batches with and without images take turns, both are in it alike. In
+ten, the noise of batches passes for an end (docs/lab-log.md)."""
 
 COLLAPSED = 0.5
 """The mean cosine must be below this: `start.LEFT`, where a run counts as off the saddle."""
 
-FROM_PEAK = 0.5
+FROM_PEAK = 0.2
 """The mean retain loss must be at most this share of its highest: it rises while the cosine falls,
 and turning round at the top it stands still too."""
 
