@@ -69,7 +69,7 @@ def merge_adapter(
     kept = "stored" if dtype == "auto" else dtype
     loaded = load_model(name, adapter=adapter, device="cpu", dtype=kept)
     merged = loaded.model.merge_and_unload()
-    _save_weights(merged, loaded.family, path)
+    save_weights(merged, path, family=loaded.family)
     merged.config.save_pretrained(str(path))
     if merged.can_generate():
         merged.generation_config.save_pretrained(str(path))
@@ -90,7 +90,8 @@ def hub_key(name: str, *, family: Family) -> str:
     return name
 
 
-def _save_weights(model: Any, family: Family, path: Path) -> None:
+def save_weights(model: Any, path: Path, *, family: Family) -> None:
+    """Write a model's weights to `path` under the hub's names, in the place of any that are there."""
     from huggingface_hub import save_torch_state_dict
 
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})
