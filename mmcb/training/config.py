@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ByteSize, Field, TypeAdapter, ValidationInfo, field_validator
 
 from mmcb.config import Config
 from mmcb.models.families import Mask
 from mmcb.training.sources.source import KINDS, SourceFlag, read_sources
+
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
 class TrainingConfig(Config):
@@ -51,6 +53,22 @@ class TrainingConfig(Config):
 
     merge: bool = False
     """Also write the merged checkpoint (OUT/merged): the whole model with the adapter folded in."""
+
+    push_to_hub: str | None = None
+    """Upload the adapter to this repository of the Hugging Face hub (OWNER/NAME) when all is done;
+    a new one is private."""
+
+    push_merged: bool = False
+    """Upload the merged checkpoint instead of the adapter."""
+
+    push_public: bool = False
+    """Let the repository be public."""
+
+    push_public_merged: bool = False
+    """Confirm that a whole merged model is to be public."""
+
+    report_to: tuple[Tracker, ...] = ()
+    """Also mirror the metrics to these: tensorboard (OUT/mmcb), wandb, trackio."""
 
     evaluate: bool | None = None
     """Attack and judge the model before and after (default: as the family's recipe says)."""
