@@ -27,8 +27,10 @@ MODEL = "tiny-llava-next"
 def llm() -> Iterator[Any]:
     folder = find_family(MODEL).folder
     assert folder is not None
+    # A slot more than adapters: vLLM 0.32's CPU kernels read index -1, "no adapter", as the last
+    # slot, and would serve the base model's rows of a mixed batch with the adapter.
     with engine(
-        folder, enable_lora=True, max_lora_rank=16, limit_mm_per_prompt={"image": 1}
+        folder, enable_lora=True, max_lora_rank=16, max_loras=2, limit_mm_per_prompt={"image": 1}
     ) as started:
         yield started
 
