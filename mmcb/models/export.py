@@ -50,7 +50,8 @@ def save_adapter(
         config.base_model_name_or_path = hub_id_of(loaded) or loaded.name
         config.revision = loaded.revision if hub_id_of(loaded) else None
     state = None if weights is None else dict(weights)
-    loaded.model.save_pretrained(str(path), state_dict=state)
+    # No embeddings: to find out whether to save them, PEFT would ask the hub about the base.
+    loaded.model.save_pretrained(str(path), state_dict=state, save_embedding_layers=False)
     return path
 
 
