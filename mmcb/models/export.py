@@ -32,6 +32,9 @@ def save_adapter(
 ) -> Path:
     """Write the LoRA weights and their config to `path`, as PEFT and vLLM read them; returns it.
 
+    The config names the base as the user did, or by its hub id: never by a path that transformers
+    resolved, which holds on one machine only.
+
     Args:
         loaded: a model with an adapter.
         path: folder to write.
@@ -43,9 +46,20 @@ def save_adapter(
     """
     if not hasattr(loaded.model, "get_base_model"):
         raise MmcbError(f"{loaded.name} has no adapter to save", hint="train one first")
+    for config in loaded.model.peft_config.values():
+        config.base_model_name_or_path = hub_id_of(loaded) or loaded.name
+        config.revision = loaded.revision if hub_id_of(loaded) else None
     state = None if weights is None else dict(weights)
-    loaded.model.save_pretrained(str(path), state_dict=state)
+    # No embeddings: to find out whether to save them, PEFT would ask the hub about the base.
+    loaded.model.save_pretrained(str(path), state_dict=state, save_embedding_layers=False)
     return path
+
+
+def hub_id_of(loaded: LoadedModel) -> str | None:
+    """The model's id on the hub, None for a folder or a shipped model."""
+    if loaded.name == loaded.family.name:
+        return loaded.family.hub_id
+    return None if Path(loaded.name).is_dir() else loaded.name
 
 
 def merge_adapter(
@@ -69,7 +83,7 @@ def merge_adapter(
     kept = "stored" if dtype == "auto" else dtype
     loaded = load_model(name, adapter=adapter, device="cpu", dtype=kept)
     merged = loaded.model.merge_and_unload()
-    _save_weights(merged, loaded.family, path)
+    save_weights(merged, path, family=loaded.family)
     merged.config.save_pretrained(str(path))
     if merged.can_generate():
         merged.generation_config.save_pretrained(str(path))
@@ -90,7 +104,8 @@ def hub_key(name: str, *, family: Family) -> str:
     return name
 
 
-def _save_weights(model: Any, family: Family, path: Path) -> None:
+def save_weights(model: Any, path: Path, *, family: Family) -> None:
+    """Write a model's weights to `path` under the hub's names; older ones there go."""
     from huggingface_hub import save_torch_state_dict
 
     tied = set(getattr(model, "all_tied_weights_keys", None) or {})

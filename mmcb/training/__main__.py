@@ -44,6 +44,13 @@ def _run(config: TrainingConfig) -> None:
         from mmcb.evaluation.quick import evaluate_training_run
 
         evaluate_training_run(path)
+        from mmcb.training.outputs import write_outputs
+
+        write_outputs(path)  # the card tells what was measured
+    if config.push_to_hub is not None and is_main_process():
+        from mmcb.training.publish import push
+
+        push(config, path)
 
 
 def _trained(config: TrainingConfig) -> Path:
@@ -51,12 +58,15 @@ def _trained(config: TrainingConfig) -> Path:
     from mmcb.models.locate import check_model
 
     check_model(config.model)  # before torch is imported, which takes seconds
+    from mmcb.training.publish import check_push
+
+    check_push(config)
     from torch import distributed
 
     from mmcb.training.run import train
 
     path = train(config)
-    get_logger(__name__).info("adapter: %s", path / "adapter")
+    get_logger(__name__).info("adapter: %s, report: %s", path / "adapter", path / "report.html")
     if distributed.is_initialized():
         distributed.destroy_process_group()  # what follows is the main process's alone
     return path

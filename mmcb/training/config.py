@@ -14,6 +14,8 @@ from mmcb.training.sources.source import KINDS, SourceFlag, read_sources
 RerouteTarget = Literal["rr", "refusal", "eos", "randp"]
 """What the reroute loss moves circuit-breaker tokens to."""
 
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+
 
 class TrainingConfig(Config):
     """Train circuit breakers into a model by representation rerouting.
@@ -54,6 +56,22 @@ class TrainingConfig(Config):
 
     merge: bool = False
     """Also write the merged checkpoint (OUT/merged): the whole model with the adapter folded in."""
+
+    push_to_hub: str | None = None
+    """Upload the adapter to this repository of the Hugging Face hub (OWNER/NAME) when all is done;
+    a new one is private."""
+
+    push_merged: bool = False
+    """Upload the merged checkpoint instead of the adapter."""
+
+    push_public: bool = False
+    """Let the repository be public."""
+
+    push_public_merged: bool = False
+    """Confirm that a whole merged model is to be public."""
+
+    report_to: tuple[Tracker, ...] = ()
+    """Also mirror the metrics to these: tensorboard (OUT/mmcb), wandb, trackio."""
 
     evaluate: bool | None = None
     """Attack and judge the model before and after (default: as the family's recipe says)."""

@@ -20,11 +20,13 @@ from mmcb.store import file_hash, write_atomic
 from mmcb.training.checkpoints import cut_metrics, locked, step_of
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import ExampleSet, check_examples, encode_examples
+from mmcb.training.outputs import OutputsAtEnd
 from mmcb.training.processes import accelerator_of, from_main, wants_sharding
 from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
 from mmcb.training.sources.mixing import Drawn, Part, mix, read_sets
 from mmcb.training.sources.sets import Sets, describe, find_sets, input_files
+from mmcb.training.trackers import check_trackers, tracking
 from mmcb.training.trainer import Intervals, Trainer, read_metrics
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 RUNS = Path("runs/training")
 MAY_CHANGE = frozenset(
     {"out", "data", "merge", "evaluate", "device", "checkpoint_every", "recipe", "memory"}
+    | {"push_to_hub", "push_merged", "push_public", "push_public_merged", "report_to"}
 )
 """Settings that a resumed run may change: they do not decide where training ends up. (The data's
 content may not change; the run's input hashes see to that.)"""
@@ -51,13 +54,14 @@ def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
         runs: where a run without `config.out` gets its folder.
 
     Returns:
-        The run's folder: adapter/, recipe.json, metrics.jsonl, config.json, manifest.json, and
-        merged/ if asked for.
+        The run's folder: adapter/, recipe.json, metrics.jsonl, report.html, config.json,
+        manifest.json, and merged/ if asked for.
 
     Raises:
         MmcbError: no model, no data, layers that do not fit, or a run that has gone wrong.
     """
     check_model(config.model)
+    check_trackers(config.report_to)
     sets = find_sets(config)
     inputs = input_files(sets)
     accelerator = accelerator_of(config)
@@ -118,9 +122,11 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
     history = from_main(accelerator, lambda: _history(run.path, checkpoint, recipe))
     every = Intervals(checkpoint=config.checkpoint_every, validate=config.validate_every)
     done = len(history)
-    for row in trainer.run(checkpoint, every=every, history=history):
-        run.log_metrics(row)
-        done = row["step"]
+    with tracking(accelerator, config.report_to, run=run.path) as track:
+        for row in trainer.run(checkpoint, every=every, history=history):
+            run.log_metrics(row)
+            track(row)
+            done = row["step"]
     run.note("steps", {"done": done, "of": recipe.steps, "stopped_early": done < recipe.steps})
     weights = trainer.adapter()
     if accelerator.is_main_process:
@@ -224,6 +230,7 @@ def _opened_run(
     """The run's folder, begun or gone on with, and locked until the stack is closed."""
     out = config.out or _unfinished(config, inputs, runs) or _fresh(config, runs)
     stack.enter_context(locked(out))
+    stack.enter_context(OutputsAtEnd(out))
     may_change = _may_change(config, out)
     run = RunDir.start(out, command="training", config=config, inputs=inputs, may_change=may_change)
     return stack.enter_context(run)

@@ -11,7 +11,7 @@ from mmcb.evaluation.config import EvaluationConfig
 from mmcb.evaluation.pipeline import evaluate
 from mmcb.evaluation.report import words
 from mmcb.evaluation.report.images import perturbation
-from mmcb.evaluation.report.plots import line_chart, median_curve
+from mmcb.evaluation.report.plots import median_curve
 from tests.evaluation.world import GIBBERISH, FakeGenerator, harmful_answer, make_judge, make_world
 
 
@@ -76,14 +76,6 @@ def test_perturbation_is_magnified_around_grey() -> None:
     assert shown is not None
     assert "\u00d7\u00a04 around grey, largest difference 32/255" in shown.note
     assert perturbation(clean, Image.new("RGB", (5, 2))) is None
-
-
-def test_chart_takes_the_pages_colours() -> None:
-    svg = line_chart({"a": [(0, 1.0), (1, 0.5)]}, name="x", description='loss "<b>"')
-    assert "var(--third)" in svg
-    assert "#101112" not in svg
-    assert "DejaVu" not in svg
-    assert 'aria-label="loss &#34;&lt;b&gt;&#34;"' in svg
 
 
 def test_median_keeps_the_last_value_of_a_stopped_attack() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 from transformers import LlavaNextForConditionalGeneration, LlavaNextProcessor, MistralForCausalLM
 
 from mmcb.generation.protocol import Request, Sampling
@@ -101,6 +102,15 @@ def test_card_says_what_was_measured(name: str) -> None:
 def test_head_dim_is_one_that_vllm_takes_on_a_cpu(name: str) -> None:
     config = json.loads((WEIGHTS / name / "config.json").read_text(encoding="utf-8"))
     assert config.get("text_config", config)["head_dim"] in (32, 64)
+
+
+def test_the_vlms_weights_are_named_as_the_hub_names_them() -> None:
+    with safe_open(WEIGHTS / "tiny-llava-next/model.safetensors", "pt") as file:
+        keys = set(file.keys())
+    # vLLM 0.32 finds CLIP's weights under these names only; transformers 5 writes others.
+    assert "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight" in keys
+    assert all(k.startswith("vision_tower.vision_model.") for k in keys if "vision_tower" in k)
+    assert "language_model.lm_head.weight" in keys
 
 
 def test_tiny_mistral_is_a_mistral(mistral: TransformersGenerator) -> None:

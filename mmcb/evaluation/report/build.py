@@ -1,14 +1,12 @@
 """Results and records -> one self-contained report.html.
 
-No network, no script: styles, charts and images stand in the file, and its content policy
-forbids the rest. Every text from a model or a data set goes through jinja2's escaping.
+Styles, charts and images stand in the file (mmcb/pages/environment.py says by which rules).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +14,21 @@ import jinja2
 from markupsafe import Markup
 
 from mmcb.evaluation.config import EvaluationConfig
-from mmcb.evaluation.facts import attack_curves, show_epsilon, training_curves
+from mmcb.evaluation.facts import attack_curves, show_epsilon
 from mmcb.evaluation.inputs import Inputs
 from mmcb.evaluation.report import plots, words
 from mmcb.evaluation.report.gallery import Card, hijack_cards, text_cards
 from mmcb.evaluation.summarize import Judged
 from mmcb.evaluation.table import ASR_NAMES, CAPABILITY_NAMES
+from mmcb.pages.charts import Chart
+from mmcb.pages.environment import page_environment
+from mmcb.pages.training_charts import training_charts
 from mmcb.store import write_atomic
 
 TEMPLATE = "report.html.j2"
+_TRAINING_CHARTS = ("reroute", "retain", "cosine", "heldout")
 
 Results = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A drawing with what it shows."""
-
-    title: str
-    svg: Markup
-    note: str = ""
 
 
 def write_report(
@@ -96,13 +89,7 @@ def render(
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = words.percent
     environment.filters["interval"] = words.interval
     environment.filters["epsilon"] = show_epsilon
@@ -140,19 +127,7 @@ def track(rates: Mapping[str, Mapping[str, Any]]) -> Markup:
 
 
 def _training_charts(training: Mapping[str, Any] | None) -> list[Chart]:
-    if training is None:
-        return []
-    curves = training_curves(Path(training["run"]))
-    charts = []
-    for number, (title, note, wanted, y_range) in enumerate(words.TRAINING_CHARTS):
-        series = {name: curves[key] for key, name in wanted.items() if key in curves}
-        if not series:
-            continue
-        svg = plots.line_chart(
-            series, name=f"training{number}", description=f"{title}: {note}", y_range=y_range
-        )
-        charts.append(Chart(title, svg, note))
-    return charts
+    return [] if training is None else training_charts(Path(training["run"]), _TRAINING_CHARTS)
 
 
 def _attack_charts(config: EvaluationConfig, judged: Sequence[Judged]) -> list[Chart]:

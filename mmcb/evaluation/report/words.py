@@ -24,34 +24,6 @@ TEXT_SECTIONS = {
 }
 """Attacks and tasks that get examples in words: title and how many."""
 
-TRAINING_CHARTS: tuple[tuple[str, str, dict[str, str], tuple[float, float] | None], ...] = (
-    (
-        "Reroute loss",
-        "harmful representations: 1 is the frozen model's direction, 0 is unrelated to it",
-        {"reroute_loss": "reroute loss", "escape_loss": "escape loss"},
-        None,
-    ),
-    (
-        "Retain loss",
-        "distance of the benign representations from the frozen model's",
-        {"retain_loss": "retain loss"},
-        None,
-    ),
-    (
-        "Cosine, training examples",
-        "between the adapted and the frozen model's representations",
-        {"reroute_cosine": "harmful", "retain_cosine": "benign"},
-        None,
-    ),
-    (
-        "Cosine, validation",
-        "the same on held-out records, categories never trained on",
-        {"heldout_reroute_cosine": "harmful", "heldout_retain_cosine": "benign"},
-        None,
-    ),
-)
-"""For each chart: title, what it shows, the line of each logged metric, the range of y."""
-
 
 def percent(rate: Rate) -> str:
     """`93.3 %`, without decimals where there are none; a dash where nothing was measured."""

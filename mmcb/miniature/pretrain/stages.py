@@ -17,6 +17,8 @@ from mmcb.miniature.pretrain.pictures import draw_pool
 from mmcb.miniature.pretrain.text import make_tokenizer, text_loss
 from mmcb.miniature.pretrain.tower import TowerWithHeads, tower_loss
 from mmcb.miniature.world import write_world
+from mmcb.models.export import save_weights
+from mmcb.models.families import find_family
 from mmcb.models.seeding import seeded
 from mmcb.runs import RunDir
 
@@ -106,6 +108,7 @@ def _copy_decoder(llm: MistralForCausalLM, vlm: LlavaNextForConditionalGeneratio
 
 
 def _save(model: Any, processor: Any, folder: Path) -> None:
-    """Writes a checkpoint that transformers loads: safetensors, configs, tokenizer."""
+    """Writes a checkpoint that transformers and vLLM load: safetensors, configs, tokenizer."""
     model.save_pretrained(folder)
+    save_weights(model, folder, family=find_family(folder.name))
     processor.save_pretrained(folder)

@@ -1,0 +1,39 @@
+"""The merged checkpoint of tiny-llava-next in the real vLLM, with pictures and without."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcb.models.loading import load_model
+from tests.vllm.engines import (
+    TEXT_PROMPTS,
+    by_transformers,
+    by_vllm,
+    check_same,
+    engine,
+    picture_prompts,
+)
+
+pytestmark = pytest.mark.vllm
+pytest.importorskip("vllm")
+
+MODEL = "tiny-llava-next"
+
+
+@pytest.fixture(scope="module")
+def llm(trained: Callable[[str], Path]) -> Iterator[Any]:
+    with engine(trained(MODEL) / "merged", limit_mm_per_prompt={"image": 1}) as started:
+        yield started
+
+
+def test_merged_checkpoint_answers_as_base_and_adapter_do(
+    llm: Any, trained: Callable[[str], Path], pictures_world: Path
+) -> None:
+    prompts = (*TEXT_PROMPTS, *picture_prompts(pictures_world))
+    adapted = load_model(MODEL, adapter=trained(MODEL) / "adapter", device="cpu")
+    ours = by_transformers(adapted, prompts)
+    check_same(prompts, by_vllm(llm, prompts, is_vlm=True), ours)
+    base = by_transformers(load_model(MODEL, device="cpu"), prompts)
+    assert any(a.ids != b.ids for a, b in zip(ours, base, strict=True)), "the adapter does nothing"
