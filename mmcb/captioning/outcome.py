@@ -113,8 +113,8 @@ def _tell_images(
     if coverage:
         rarest, count = next(iter(coverage.items()))
         _log.info(
-            "%d images show %d categories, %s the least (%d)",
-            len(index), len(coverage), rarest, count,
+            "%d images show %d of %d categories, %s the least (%d)",
+            len(index), len(coverage), index.num_categories, rarest, count,
         )  # fmt: skip
     if index.without_annotation:
         _log.info("%d images stand in no annotation file", index.without_annotation)

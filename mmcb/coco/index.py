@@ -12,38 +12,11 @@ from pathlib import Path
 from mmcb.coco.annotations import AnnotationFile
 from mmcb.coco.folder import ImageFile, annotation_files, image_folders, iterate_images
 from mmcb.coco.sampling import coverage_order
+from mmcb.coco.tables import CATEGORIES_OF, FILL_QUEUES, TABLES
 from mmcb.errors import MmcbError
 from mmcb.record_index import temporary_database
 from mmcb.store import record_id
 
-_TABLES = """
-CREATE TABLE image (place INTEGER PRIMARY KEY, split TEXT, name TEXT, coco_id INTEGER,
-    license INTEGER, annotated INTEGER DEFAULT 0, chosen INTEGER DEFAULT 1);
-CREATE UNIQUE INDEX image_name ON image (split, name);
-CREATE TABLE listed (name TEXT, coco_id INTEGER);
-CREATE TABLE absent (split TEXT, name TEXT, PRIMARY KEY (split, name)) WITHOUT ROWID;
-CREATE TABLE named (file INTEGER, coco_id INTEGER, place INTEGER, PRIMARY KEY (file, coco_id))
-    WITHOUT ROWID;
-CREATE TABLE object (place INTEGER, file INTEGER, category INTEGER, mention INTEGER,
-    PRIMARY KEY (place, file, category)) WITHOUT ROWID;
-CREATE TABLE category (file INTEGER, id INTEGER, name TEXT, PRIMARY KEY (file, id)) WITHOUT ROWID;
-CREATE TABLE caption (place INTEGER, mention INTEGER, text TEXT, PRIMARY KEY (place, mention))
-    WITHOUT ROWID;
-CREATE TABLE queue (category TEXT, rank INTEGER, place INTEGER,
-    PRIMARY KEY (category, rank, place)) WITHOUT ROWID;
-"""
-_CATEGORIES = """
-SELECT category.name FROM object JOIN category
-ON category.file = object.file AND category.id = object.category
-WHERE object.place = ? ORDER BY object.file, object.mention
-"""
-_FILL_QUEUES = """
-INSERT INTO queue SELECT DISTINCT coalesce(category.name, ''), rank(coco_id, split, image.name),
-    image.place
-FROM image LEFT JOIN object ON object.place = image.place
-LEFT JOIN category ON category.file = object.file AND category.id = object.category
-WHERE image.chosen
-"""
 _CHUNK = 500
 """Images fetched at once, so that the database is free for other questions in between."""
 
@@ -97,7 +70,7 @@ class CocoIndex:
         """The annotation files that were read."""
         self._folders = image_folders(self.root, splits=splits, hint=hint)
         self._db = temporary_database()
-        self._db.executescript(_TABLES)
+        self._db.executescript(TABLES)
         for split, folder in self._folders.items():
             self._list(split, folder)
         if not len(self):
@@ -124,6 +97,11 @@ class CocoIndex:
     def num_captions(self) -> int:
         """How many captions people wrote for the folder's images; 0 if they were not read."""
         return self._count("FROM caption")
+
+    @property
+    def num_categories(self) -> int:
+        """How many categories annotation files list."""
+        return int(self._db.execute("SELECT count(DISTINCT name) FROM category").fetchone()[0])
 
     def coverage(self) -> dict[str, int]:
         """How many of the chosen images show each category, the rarest first."""
@@ -182,7 +160,7 @@ class CocoIndex:
             said = self._db.execute(
                 "SELECT text FROM caption WHERE place = ? ORDER BY mention", (place,)
             )
-            shown = self._db.execute(_CATEGORIES, (place,))
+            shown = self._db.execute(CATEGORIES_OF, (place,))
             # dict: COCO repeats a category for each object; the first mention counts.
             yield CocoImage(
                 file=ImageFile(self._folders[split] / name, split),
@@ -268,7 +246,7 @@ class CocoIndex:
     def _sample(self, count: int, seed: int) -> None:
         self._define("rank", lambda *name: _hash("sample", seed, *name))
         self._db.execute("DELETE FROM queue")
-        self._db.execute(_FILL_QUEUES)
+        self._db.execute(FILL_QUEUES)
         sizes = dict(self._db.execute("SELECT category, count(*) FROM queue GROUP BY category"))
         self._db.execute("UPDATE image SET chosen = 0")
         order = coverage_order(sizes, queue=self._queue, categories=self._queued)
@@ -282,7 +260,7 @@ class CocoIndex:
         return (place for (place,) in rows)
 
     def _queued(self, place: int) -> list[str]:
-        rows = self._db.execute(_CATEGORIES, (place,)).fetchall()
+        rows = self._db.execute(CATEGORIES_OF, (place,)).fetchall()
         return list(dict.fromkeys(name for (name,) in rows)) or [""]
 
     def _define(self, name: str, function: Callable[..., int]) -> None:
