@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from mmcb import __version__
 
 COMMANDS = {
+    "coco.download": "Download COCO's images and annotations, check them and unpack them.",
     "captioning": "Caption the images of a COCO folder, with a model or with COCO's own captions.",
+    "merge": "Join the shards of a captioning run, after a look whether they make a whole.",
     "synthesis": "Make the circuit-breaker set and the retain set from captioned images.",
     "training": "Train a representation-rerouting adapter on both sets.",
     "attacks.image_hijack": "Optimise images that make a model comply with harmful requests (PGD).",
@@ -26,6 +28,8 @@ def main() -> None:
         sys.stdout.write(_listing() + "\n")
     elif args[0] == "--version":
         sys.stdout.write(f"mmcb {__version__}\n")
+    elif (command := ".".join(args[:2])) in COMMANDS:  # mmcb coco download
+        run(command, args[2:])
     elif args[0] in COMMANDS:
         run(args[0], args[1:])
     else:
@@ -54,6 +58,7 @@ def _listing() -> str:
             "",
             *lines,
             "",
+            "A space does for the dot: `mmcb coco download`.",
             "`mmcb COMMAND --help` explains a command's flags. New here? `mmcb demo` shows it all.",
         ]
     )
@@ -63,6 +68,7 @@ def _unknown(name: str) -> str:
     close = difflib.get_close_matches(name.replace("-", "_"), COMMANDS, n=1, cutoff=0.5)
     tails = {command.rpartition(".")[2]: command for command in COMMANDS}
     close = close or [tails[tail] for tail in difflib.get_close_matches(name, tails, n=1)]
+    close = close or [command for command in COMMANDS if command.startswith(f"{name}.")]
     hint = f"did you mean `mmcb {close[0]}`?" if close else "`mmcb` lists the commands"
     return f"error: unknown command {name!r}\nhint: {hint}\n"
 

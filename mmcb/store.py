@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, TypeVar
@@ -34,13 +35,20 @@ def read_records(path: Path, type_: type[RecordT]) -> Iterator[RecordT]:
     """
     with _open(path) as file:
         for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                record = type_.model_validate_json(line)
-            except ValidationError as error:
-                raise _line_error(path, number, line, type_, error) from None
-            yield record
+            if line.strip():
+                yield parse_record(line, type_, path=path, number=number)
+
+
+def parse_record(line: bytes, type_: type[RecordT], *, path: Path, number: int) -> RecordT:
+    """Read one line of a file.
+
+    Raises:
+        MmcbError: If it is not such a record (named by file and line).
+    """
+    try:
+        return type_.model_validate_json(line)
+    except ValidationError as error:
+        raise _line_error(path, number, line, type_, error) from None
 
 
 def _open(path: Path) -> BinaryIO:
@@ -165,14 +173,15 @@ def _cut_torn_line(file: BinaryIO) -> None:
     file.seek(0, os.SEEK_END)
 
 
-def write_atomic(path: Path, data: str | bytes) -> None:
-    """Write a whole file: a reader, or a kill, sees the old one or the new one, never a half."""
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a whole file bit by bit: a reader, or a kill, sees the old one or the new one whole."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -180,9 +189,17 @@ def write_atomic(path: Path, data: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_atomic(path: Path, data: str | bytes) -> None:
+    """Write a whole file at once, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
 def replace_records(path: Path, records: Iterable[Record]) -> None:
-    """Write a whole JSONL file atomically."""
-    write_atomic(path, "".join(record.model_dump_json() + "\n" for record in records))
+    """Write a whole JSONL file atomically; the records may come one at a time."""
+    with replacing(path) as file:
+        for record in records:
+            file.write(record.model_dump_json().encode() + b"\n")
 
 
 def file_hash(path: Path) -> str:

@@ -204,6 +204,19 @@ def test_listing(
         assert sentence.endswith(".")
 
 
+def test_a_space_does_for_the_dot(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(__main__, "run", lambda name, args: ran.append((name, list(args))))
+    for words in (["coco", "download", "--split", "x"], ["coco.download"], ["merge", "--out", "y"]):
+        monkeypatch.setattr(sys, "argv", ["mmcb", *words])
+        __main__.main()
+    assert ran == [
+        ("coco.download", ["--split", "x"]),
+        ("coco.download", []),
+        ("merge", ["--out", "y"]),
+    ]
+
+
 def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["mmcb", "--version"])
     __main__.main()
@@ -217,6 +230,7 @@ def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
         ("image-hijack", "attacks.image_hijack"),
         ("attacks.image-hijack", "attacks.image_hijack"),
         ("evaluate", "evaluation"),
+        ("coco", "coco.download"),
     ],
 )
 def test_unknown_command(

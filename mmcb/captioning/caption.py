@@ -2,36 +2,34 @@
 
 `captions.jsonl` is only ever appended to, image by image, so a kill loses at most one batch. Images
 that cannot be read, or that had to be converted, are listed in `skipped.jsonl` with the reason.
+Images pass through one chunk at a time: memory does not grow with the folder.
 """
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-from mmcb.captioning.coco import CocoImage, ImageFile, list_images, read_annotations
-from mmcb.captioning.config import CaptioningConfig
+from mmcb.captioning.config import SHARD_RESUMABLE, CaptioningConfig
 from mmcb.captioning.images import look_at
-from mmcb.captioning.notes import ImageNote, Notes
+from mmcb.captioning.notes import Notes
+from mmcb.captioning.outcome import HUMAN, Captioned, report
+from mmcb.coco.folder import ImageFile, image_folders
+from mmcb.coco.index import CocoImage, CocoIndex, Selection
+from mmcb.coco.licenses import license_numbers
 from mmcb.errors import MmcbError
 from mmcb.generation.factory import make_generator
 from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerator
 from mmcb.log import ProgressBar, get_logger, progress
 from mmcb.models.families import known_family
 from mmcb.models.locate import check_model, locate
+from mmcb.record_index import RecordIndex
 from mmcb.records import Caption, Message, Provenance
 from mmcb.runs import RunDir
-from mmcb.store import (
-    RecordWriter,
-    existing_ids,
-    read_records,
-    record_id,
-    relative_image,
-    resolve_image,
-)
+from mmcb.store import RecordWriter, read_records, record_id, relative_image, resolve_image
 
 MINIATURE = (
     "python -m mmcb.miniature && python -m mmcb.captioning --coco-root data/miniature "
@@ -39,25 +37,10 @@ MINIATURE = (
 )
 """A captioning command that works without COCO and without a download."""
 
-HUMAN = "coco"
-"""The generator's name in the provenance of human captions."""
-
 GeneratorMaker = Callable[[str], TextGenerator]
 """Loads the model of this name."""
 
-_NAMES_SHOWN = 10
 _log = get_logger(__name__)
-
-
-class Captioned(NamedTuple):
-    """What `caption_images` leaves behind."""
-
-    path: Path
-    """captions.jsonl; images in it are relative to its folder."""
-    captions: list[Caption]
-    """The captions of the images that were asked for, in the order of the images."""
-    notes: list[ImageNote]
-    """What was skipped or converted, of the images that were asked for."""
 
 
 def caption_images(
@@ -73,37 +56,65 @@ def caption_images(
     Raises:
         MmcbError: No images, no such model, or no human captions where those were asked for.
     """
-    files = list_images(
-        config.coco_root, splits=config.splits, limit=config.num_images, hint=missing_hint
-    )
     path = config.folder / "captions.jsonl"
+    image_folders(config.coco_root, splits=config.splits, hint=missing_hint)
     _check_same_root(path, config.coco_root)
-    done = existing_ids(path)
-    todo = [file for file in files if _missing(file, done, config)]
-    if todo and config.source == "model" and make is None:
+    needs_model = config.source == "model" and make is None
+    if needs_model and not path.exists():  # before minutes go into COCO's annotations
+        _check_sees_images(config.model)
+    index, selection = _choose(config, missing_hint)
+    done = RecordIndex(path, Caption)
+    todo = sum(_missing(image.file, done, config) for image in index.images())
+    if needs_model and todo:
         _check_sees_images(config.model)
     # Every setting may change: what has a caption keeps it, whoever wrote it.
+    may_change = SHARD_RESUMABLE if config.shard else frozenset(CaptioningConfig.model_fields)
     run = RunDir.start(
-        config.folder / "captioning",
-        command="captioning",
-        config=config,
-        may_change=frozenset(CaptioningConfig.model_fields),
+        config.folder / "captioning", command="captioning", config=config, may_change=may_change
     )
     with run, RecordWriter(path, Caption) as captions:
         notes = Notes(config.folder / "skipped.jsonl")
-        with notes.writer:
-            images = read_annotations(config.coco_root, todo)
+        with notes.writer, progress(len(index), "captioning", initial=len(index) - todo) as bar:
             job = _Job(config, path, captions, notes, done)
-            with progress(len(files), "captioning", initial=len(files) - len(todo)) as bar:
-                if config.source == HUMAN:
-                    _take_human_captions(job, images, bar)
-                elif images:
-                    loader = make or (lambda name: make_generator(config.engine, name))
-                    _write_captions(job, images, loader(config.model), bar)
-        notes.settle()
-        result = _collect(path, files, notes)
-        _report(result, files=files, run=run, config=config)
+            images = (image for image in index.images() if _missing(image.file, done, config))
+            if config.source == HUMAN:
+                began = time.monotonic()
+                if todo and not len(done) and not index.num_captions:
+                    raise _no_human_captions(config)
+                _take_human_captions(job, images, bar)
+            elif todo:
+                loader = make or (lambda name: make_generator(config.engine, name))
+                generator = loader(config.model)
+                began = time.monotonic()
+                _write_captions(job, images, generator, bar)
+            seconds = time.monotonic() - began if todo else 0.0
+        done.refresh()
+        notes.settle(done)
+        result = Captioned(path, index, captions=done, notes=notes.index)
+        report(result, selection, run=run, config=config, looked_at=todo, seconds=seconds)
     return result
+
+
+def _choose(config: CaptioningConfig, hint: str) -> tuple[CocoIndex, Selection]:
+    index = CocoIndex(
+        config.coco_root, splits=config.splits, captions=config.source == HUMAN, hint=hint
+    )
+    licenses = None
+    if config.licenses is not None:
+        used = {number for number in index.license_counts() if number is not None}
+        licenses = license_numbers(config.licenses, names=index.licenses, used=used)
+    selection = index.select(
+        num_images=config.num_images,
+        seed=config.seed,
+        licenses=licenses,
+        shard=config.shard_of,
+    )
+    if not selection.images:
+        raise MmcbError(
+            f"no image in {config.coco_root} is under --licenses {' '.join(config.licenses or ())}",
+            hint="give --licenses more of them, or leave it out",
+        )
+    return index, selection
 
 
 class _Job(NamedTuple):
@@ -113,7 +124,7 @@ class _Job(NamedTuple):
     path: Path
     captions: RecordWriter
     notes: Notes
-    done: set[str]
+    done: RecordIndex[Caption]
 
     def readable(self, images: Sequence[CocoImage], bar: ProgressBar) -> list[CocoImage]:
         """The images that can be read; what is wrong with the others is noted."""
@@ -142,12 +153,14 @@ class _Job(NamedTuple):
         )
 
 
-def _take_human_captions(job: _Job, images: Sequence[CocoImage], bar: ProgressBar) -> None:
-    if images and not job.done and not any(image.captions for image in images):
-        raise MmcbError(
-            f"no human captions for these images in {job.config.coco_root / 'annotations'}",
-            hint="let a model write them: --source model --model tiny-llava-next",
-        )
+def _no_human_captions(config: CaptioningConfig) -> MmcbError:
+    return MmcbError(
+        f"no human captions for these images in {config.coco_root / 'annotations'}",
+        hint="let a model write them: --source model --model tiny-llava-next",
+    )
+
+
+def _take_human_captions(job: _Job, images: Iterable[CocoImage], bar: ProgressBar) -> None:
     provenance = Provenance(generator=HUMAN)
     for chunk in _chunks(images, job.config.batch_size):
         good = job.readable(chunk, bar)
@@ -162,7 +175,7 @@ def _take_human_captions(job: _Job, images: Sequence[CocoImage], bar: ProgressBa
 
 
 def _write_captions(
-    job: _Job, images: Sequence[CocoImage], generator: TextGenerator, bar: ProgressBar
+    job: _Job, images: Iterable[CocoImage], generator: TextGenerator, bar: ProgressBar
 ) -> None:
     config = job.config
     sampling = Sampling(max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
@@ -210,11 +223,11 @@ def _caption_id(file: ImageFile, index: int) -> str:
     return record_id("caption", file.key, index)
 
 
-def _missing(file: ImageFile, done: set[str], config: CaptioningConfig) -> bool:
+def _missing(file: ImageFile, done: RecordIndex[Caption], config: CaptioningConfig) -> bool:
     return any(_caption_id(file, index) not in done for index in range(config.captions_per_image))
 
 
-def _chunks(images: Sequence[CocoImage], size: int) -> Iterator[list[CocoImage]]:
+def _chunks(images: Iterable[CocoImage], size: int) -> Iterator[list[CocoImage]]:
     rest = iter(images)
     while chunk := list(islice(rest, size)):
         yield chunk
@@ -247,40 +260,3 @@ def _check_same_root(path: Path, root: Path) -> None:
             f"{path} holds captions of other images, such as {image}",
             hint="give --out another folder",
         )
-
-
-def _collect(path: Path, files: Sequence[ImageFile], notes: Notes) -> Captioned:
-    order = {relative_image(path, file.path): place for place, file in enumerate(files)}
-    captions = [c for c in read_records(path, Caption) if c.image in order]
-    captions.sort(key=lambda caption: order[caption.image])  # stable: captions of an image in order
-    kept = [note for note in notes.known.values() if note.image in order]
-    return Captioned(path, captions, kept)
-
-
-def _report(
-    result: Captioned, *, files: Sequence[ImageFile], run: RunDir, config: CaptioningConfig
-) -> None:
-    """Tell what there is now, and name the images that were skipped or converted."""
-    writers = Counter(caption.provenance.generator for caption in result.captions)
-    skipped = [note for note in result.notes if note.status == "skipped"]
-    converted = [note for note in result.notes if note.status == "converted"]
-    run.note("captions", dict(writers))
-    run.note("images", {"seen": len(files), "skipped": len(skipped), "converted": len(converted)})
-    _log.info(
-        "%d images: %d captions in %s (by %s); %d skipped, %d converted",
-        len(files), len(result.captions), result.path,
-        ", ".join(f"{name}: {n}" for name, n in writers.items()) or "nobody",
-        len(skipped), len(converted),
-    )  # fmt: skip
-    asked = HUMAN if config.source == HUMAN else config.model
-    kept = set(writers) - {HUMAN} if config.source == HUMAN else set(writers) & {HUMAN}
-    if kept:
-        _log.info("captions that were there before %s was asked for were kept", asked)
-    for notes in (skipped, converted):
-        for note in notes[:_NAMES_SHOWN]:
-            _log.info("%s %s: %s", note.status, note.image, note.reason)
-        if len(notes) > _NAMES_SHOWN:
-            path = result.path.with_name("skipped.jsonl")
-            _log.info(
-                "... and %d more %s, all in %s", len(notes) - _NAMES_SHOWN, notes[0].status, path
-            )

@@ -15,6 +15,10 @@ DATA_ROOT = Path("data/synthesis")
 DEFAULT_PROMPT = "Describe this image in detail."
 
 
+SHARDS = "shards"
+"""The folder with the shards' folders, in the output folder."""
+
+
 def output_folder(coco_root: Path, out: Path | None) -> Path:
     """The folder that captions and sets are written to: `out`, or the COCO folder's own."""
     if out is not None:
@@ -42,7 +46,19 @@ class CaptioningConfig(Config):
     """Image folders to take, in this order (default: train*, val*, images; never test*)."""
 
     num_images: int | None = Field(default=5000, ge=1)
-    """Caption the first so many images, in the order of folders and names; None for all."""
+    """Caption so many images, chosen so that COCO's categories are covered evenly; None for all.
+    A larger number takes the same images and more."""
+
+    seed: int = 0
+    """Decides which images --num-images takes among those that serve the categories equally."""
+
+    licenses: tuple[str, ...] | None = None
+    """Take only images under these licences, by COCO's numbers or names: 4 5 "Attribution License"
+    (default: all)."""
+
+    shard: str | None = Field(default=None, pattern=r"^[1-9]\d*/[1-9]\d*$")
+    """Caption only part i of n of these images, such as 1/4, into shards/ in the output folder;
+    `mmcb merge` joins the parts."""
 
     captions_per_image: int = Field(default=1, ge=1)
     """Human captions to take of each image (COCO has five); a model writes one."""
@@ -65,9 +81,47 @@ class CaptioningConfig(Config):
             raise ValueError("captions_per_image above 1 needs --source coco")
         return self
 
+    @model_validator(mode="after")
+    def _shard_exists(self) -> "CaptioningConfig":
+        if self.shard_of is not None and self.shard_of[0] > self.shard_of[1]:
+            raise ValueError(f"shard {self.shard} does not exist: parts count from 1 to n")
+        return self
+
+    @property
+    def shard_of(self) -> tuple[int, int] | None:
+        """(i, n), i from 1; None for the whole."""
+        if self.shard is None:
+            return None
+        number, _, parts = self.shard.partition("/")
+        return int(number), int(parts)
+
     @property
     def folder(self) -> Path:
         """Where captions.jsonl goes."""
+        folder = output_folder(self.coco_root, self.out)
+        if self.shard_of is None:
+            return folder
+        return folder / SHARDS / "{}-of-{}".format(*self.shard_of)
+
+
+SHARD_RESUMABLE = frozenset({"coco_root", "out", "batch_size"})
+"""What may change when a shard is taken up again, and differ between shards: where it runs, and
+how many images at once."""
+
+
+class MergeConfig(Config):
+    """Join the shards of a captioning run, after a look whether they make a whole."""
+
+    coco_root: Path = Path("data/coco")
+    """The COCO folder that was captioned; only its name is used."""
+
+    out: Path | None = None
+    """Folder with shards/, and for captions.jsonl (default: data/synthesis/NAME of the COCO
+    folder)."""
+
+    @property
+    def folder(self) -> Path:
+        """Where the shards lie, and captions.jsonl goes."""
         return output_folder(self.coco_root, self.out)
 
 

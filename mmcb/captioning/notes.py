@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Literal
 
-from mmcb.captioning.coco import ImageFile
-from mmcb.records import ImagePath, Record
-from mmcb.store import RecordWriter, read_records, record_id, relative_image, replace_records
+from mmcb.coco.folder import ImageFile
+from mmcb.record_index import RecordIndex
+from mmcb.records import Caption, ImagePath, Record
+from mmcb.store import RecordWriter, record_id, relative_image
 
 Status = Literal["skipped", "converted"]
 
@@ -30,11 +31,11 @@ class Notes:
         self.writer = RecordWriter(path, ImageNote)
         with self.writer:  # cuts off a torn line, so that the file can be read
             pass
-        self.known: dict[str, ImageNote] = {note.id: note for note in read_records(path, ImageNote)}
+        self.index = RecordIndex(path, ImageNote)
 
     def forget(self, file: ImageFile) -> None:
         """Drop what an earlier run said of an image that is looked at again."""
-        self.known.pop(_image_id(file), None)
+        self.index.discard(_image_id(file))
 
     def add(self, file: ImageFile, status: Status, reason: str) -> None:
         """Note an image; what was said of it before no longer holds."""
@@ -44,12 +45,18 @@ class Notes:
             image=relative_image(self.path, file.path),
             reason=reason,
         )
-        self.known[note.id] = note
         self.writer.write([note])
 
-    def settle(self) -> None:
-        """Leave one line an image: the last word on it."""
-        replace_records(self.path, self.known.values())
+    def settle(self, captions: RecordIndex[Caption]) -> None:
+        """Leave one line an image: the last word on it. What has a caption was not left out."""
+        self.index.refresh()
+        for image in self.index.images():
+            # A run that was killed may have captioned it before it could say so here.
+            if captions.has_image(image):
+                for note in self.index.of_image(image):
+                    if note.status == "skipped":
+                        self.index.discard(note.id)
+        self.index.settle()
 
 
 def _image_id(file: ImageFile) -> str:

@@ -15,11 +15,11 @@ def _run(config: SynthesisConfig) -> None:
     # The one place where synthesis meets captioning: the command does both, the stages know only
     # each other's files. (The exception stands in pyproject.toml beside the import contract.)
     from mmcb.captioning.caption import caption_images
-    from mmcb.captioning.coco import list_images
     from mmcb.captioning.config import CaptioningConfig
+    from mmcb.coco.folder import image_folders
     from mmcb.synthesis.pipeline import start_run, synthesize
 
-    list_images(config.coco_root, splits=config.splits, limit=1, hint=MINIATURE)
+    image_folders(config.coco_root, splits=config.splits, hint=MINIATURE)
     sees = _check_models(config)
     captioning = CaptioningConfig(
         coco_root=config.coco_root,
@@ -28,6 +28,8 @@ def _run(config: SynthesisConfig) -> None:
         out=config.folder,
         splits=config.splits,
         num_images=config.num_images,
+        seed=config.seed,
+        licenses=config.licenses,
         captions_per_image=config.captions_per_image,
         prompt=config.caption_prompt,
         max_new_tokens=config.caption_max_new_tokens,
@@ -36,12 +38,13 @@ def _run(config: SynthesisConfig) -> None:
     )
     with start_run(config) as run:
         captioned = caption_images(captioning, missing_hint=MINIATURE)
-        if not captioned.captions:
+        captions = list(captioned.captions())
+        if not captions:
             raise MmcbError(
-                f"none of the {len(captioned.notes)} images in {config.coco_root} has a caption",
+                f"none of the {len(captioned.index)} images in {config.coco_root} has a caption",
                 hint=f"{captioned.path.with_name('skipped.jsonl')} says why",
             )
-        synthesize(config, captioned.captions, run=run, sees=sees)
+        synthesize(config, captions, run=run, sees=sees)
 
 
 def _check_models(config: SynthesisConfig) -> bool:

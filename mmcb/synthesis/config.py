@@ -38,7 +38,11 @@ class SynthesisConfig(Config):
     """Image folders to take, in this order (default: train*, val*, images; never test*)."""
 
     num_images: int | None = Field(default=5000, ge=1)
-    """Take the first so many images; None for all (the published text set has 4,994 pairs)."""
+    """Take so many images, chosen so that COCO's categories are covered evenly; None for all (the
+    published text set has 4,994 pairs)."""
+
+    licenses: tuple[str, ...] | None = None
+    """Take only images under these licences, by COCO's numbers or names (default: all)."""
 
     captions_per_image: int = Field(default=1, ge=1)
     """Human captions to take of each image (COCO has five); a model writes one."""
@@ -102,7 +106,7 @@ class SynthesisConfig(Config):
     """Texts written at once."""
 
     seed: int = 0
-    """Seed of the split, the categories and the writer's sampling."""
+    """Seed of which images are taken, the split, the categories and the writer's sampling."""
 
     engine: str = "transformers"
     """What runs the models."""
@@ -130,9 +134,10 @@ class SynthesisConfig(Config):
 
 
 _RESUMABLE = (
-    "coco_root source splits num_images captions_per_image caption_prompt caption_max_new_tokens"
-    " benign_fraction caption_fraction question_fraction refusal_fraction text_fraction"
-    " max_retries refusal_max_new_tokens batch_size engine out instructions"
+    "coco_root source splits num_images licenses captions_per_image caption_prompt"
+    " caption_max_new_tokens benign_fraction caption_fraction question_fraction"
+    " refusal_fraction text_fraction max_retries refusal_max_new_tokens batch_size engine"
+    " out instructions"
 )
 RESUMABLE = frozenset(_RESUMABLE.split())
 """Settings that may change when a folder's work is taken up again: none of them decides on which

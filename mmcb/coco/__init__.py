@@ -1,0 +1,1 @@
+"""COCO on disk: getting it, and what is in it (`python -m mmcb.coco.download`)."""
