@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mmcb.config import Config, UnitFraction
+from mmcb.curation.config import FilterConfig, OverlapConfig
 from mmcb.models.families import FAMILIES
 
 DATA_ROOT = Path("data/synthesis")
@@ -49,12 +50,20 @@ class SynthesisConfig(Config):
     caption_max_new_tokens: int = Field(default=256, ge=1)
     """Longest caption, in tokens."""
 
+    num_examples: int | None = Field(default=None, ge=1)
+    """Circuit-breaker examples to end with, train and held out, after all filters (default: one for
+    each query that was planned and survived)."""
+
     taxonomy: str | None = None
     """Harm categories: `default`, `miniature`, or a JSON file (default: what suits the writer)."""
 
     prompts: str | None = None
     """Prompt templates: `default`, `miniature`, or a folder with harmful.j2, benign.j2, question.j2
     (default: the taxonomy's)."""
+
+    few_shot: Path | None = None
+    """File of pairs to show the writer before each request: task, caption, query, completion, and
+    for a harmful one the category. None ship with mmcb."""
 
     queries_per_caption: int = Field(default=1, ge=1)
     """Harmful queries to write for each caption; categories are spread evenly over them."""
@@ -83,6 +92,12 @@ class SynthesisConfig(Config):
     """JSONL of further retain examples, copied as they are (default: instructions.jsonl in the COCO
     folder, where there is one)."""
 
+    filters: FilterConfig = FilterConfig()
+    """Which of the writer's answers are kept."""
+
+    overlap: OverlapConfig = OverlapConfig()
+    """What must not be in the sets, because models are measured on it."""
+
     max_retries: int = Field(default=3, ge=0)
     """How often a refused or unusable answer of the writer is asked for again, with a new seed."""
 
@@ -103,6 +118,12 @@ class SynthesisConfig(Config):
 
     seed: int = 0
     """Seed of the split, the categories and the writer's sampling."""
+
+    parquet: bool = False
+    """Write the sets as Parquet too, with the images in it."""
+
+    gallery: bool = True
+    """Write static pages to review the sets by eye."""
 
     engine: str = "transformers"
     """What runs the models."""
@@ -132,7 +153,8 @@ class SynthesisConfig(Config):
 _RESUMABLE = (
     "coco_root source splits num_images captions_per_image caption_prompt caption_max_new_tokens"
     " benign_fraction caption_fraction question_fraction refusal_fraction text_fraction"
-    " max_retries refusal_max_new_tokens batch_size engine out instructions"
+    " num_examples parquet gallery max_retries refusal_max_new_tokens batch_size engine out"
+    " instructions"
 )
 RESUMABLE = frozenset(_RESUMABLE.split())
 """Settings that may change when a folder's work is taken up again: none of them decides on which
@@ -155,6 +177,9 @@ def preset(model: str) -> SynthesisConfig:
         max_new_tokens=128,
         refusal_max_new_tokens=48,
         batch_size=32,
+        # The miniature's language is no natural one, and has one sentence for each harm and thing:
+        # what differs between two such examples is the picture.
+        filters=FilterConfig(language=None, near_duplicates=None),
     )
 
 

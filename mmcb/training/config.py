@@ -9,7 +9,7 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationInfo, field_validat
 
 from mmcb.config import Config
 from mmcb.models.families import Mask
-from mmcb.training.sources.source import KINDS, SourceFlag, read_sources
+from mmcb.sources.source import KINDS, SourceFlag, read_sources
 
 RerouteTarget = Literal["rr", "refusal", "eos", "randp"]
 """What the reroute loss moves circuit-breaker tokens to."""

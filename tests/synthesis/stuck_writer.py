@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mmcb.curation.config import FilterConfig
 from mmcb.generation.protocol import Completion, Request, Sampling
 from mmcb.synthesis.config import SynthesisConfig
 from mmcb.synthesis.pipeline import start_run, synthesize
@@ -44,7 +45,10 @@ class StuckTarget(FakeTarget):
 
 if __name__ == "__main__":
     out, images, answers, refusals = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-    config = SynthesisConfig(out=out, writer="w", model="t", taxonomy="miniature", batch_size=1)
+    filters = FilterConfig(language=None, near_duplicates=None)
+    config = SynthesisConfig(
+        out=out, writer="w", model="t", taxonomy="miniature", batch_size=1, filters=filters
+    )
     captions = make_captions(out, images)
     with start_run(config) as run:
         make = maker(("w", StuckWriter(answers)), ("t", StuckTarget(refusals)))

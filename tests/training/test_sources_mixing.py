@@ -11,12 +11,12 @@ from mmcb.cli import parse_config
 from mmcb.errors import MmcbError
 from mmcb.models.chat import render
 from mmcb.models.families import find_family
+from mmcb.sources.drawing import draw, without_request
+from mmcb.sources.source import HubSet, Source, parse_source
 from mmcb.training.config import TrainingConfig
+from mmcb.training.mixing import Mixture
 from mmcb.training.recipes import preset, resolve_recipe
-from mmcb.training.sources.drawing import draw, without_request
-from mmcb.training.sources.mixing import Mixture
-from mmcb.training.sources.sets import find_sets, input_files
-from mmcb.training.sources.source import HubSet, Source, parse_source
+from mmcb.training.sets import find_sets, input_files
 from tests.training.helpers import Load, tiny_config
 from tests.training.source_files import (
     ANIMALS,

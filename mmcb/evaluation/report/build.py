@@ -1,7 +1,6 @@
 """Results and records -> one self-contained report.html.
 
-No network, no script: styles, charts and images stand in the file, and its content policy
-forbids the rest. Every text from a model or a data set goes through jinja2's escaping.
+Styles, charts and images stand in the file (mmcb/pages/environment.py says by which rules).
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from mmcb.evaluation.report import plots, words
 from mmcb.evaluation.report.gallery import Card, hijack_cards, text_cards
 from mmcb.evaluation.summarize import Judged
 from mmcb.evaluation.table import ASR_NAMES, CAPABILITY_NAMES
+from mmcb.pages.environment import page_environment
 from mmcb.store import write_atomic
 
 TEMPLATE = "report.html.j2"
@@ -96,13 +96,7 @@ def render(
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
+    environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = words.percent
     environment.filters["interval"] = words.interval
     environment.filters["epsilon"] = show_epsilon

@@ -1,0 +1,1 @@
+"""Self-contained HTML pages: their look, their charts, and what a run logged as curves."""
