@@ -11,6 +11,7 @@ from mmcb import __version__
 COMMANDS = {
     "captioning": "Caption the images of a COCO folder, with a model or with COCO's own captions.",
     "synthesis": "Make the circuit-breaker set and the retain set from captioned images.",
+    "retain": "Mix a retain set from chats, instructions, pictures, and the model's own answers.",
     "training": "Train a representation-rerouting adapter on both sets.",
     "attacks.image_hijack": "Optimise images that make a model comply with harmful requests (PGD).",
     "evaluation": "Put attacks and tasks to models, judge the answers, write the report.",

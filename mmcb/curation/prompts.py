@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,12 @@ tasks, HarmBench, JailbreakBench, StrongREJECT, MM-SafetyBench, XSTest, BFCL, ch
 _USERS = ("user", "human")
 
 
-def read_prompts(path: Path) -> Iterator[str]:
+def read_prompts(path: Path, *, keep: Callable[[Row], bool] | None = None) -> Iterator[str]:
     """The request of every record of a file: of CSV, JSON, JSONL, Parquet, or a line of .txt.
+
+    Args:
+        path: The file.
+        keep: Says which records are wanted; None for all.
 
     Raises:
         MmcbError: The file cannot be read, or a record has none of the known columns.
@@ -45,7 +49,7 @@ def read_prompts(path: Path) -> Iterator[str]:
             raise MmcbError(f"{path}: {getattr(error, 'strerror', None) or error}") from None
         yield from (line.strip() for line in lines if line.strip())
         return
-    for row in read_rows(path):
+    for row in filter(keep, read_rows(path)) if keep else read_rows(path):
         column = next((name for name in COLUMNS if row.values.get(name)), None)
         if column is None:
             raise row.problem(

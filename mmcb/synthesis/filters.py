@@ -10,7 +10,7 @@ from typing import Literal
 from mmcb.curation.config import FilterConfig, WordRange
 from mmcb.curation.language import is_foreign
 from mmcb.curation.overlap import Decontamination
-from mmcb.refusals import refusal_phrase
+from mmcb.refusals import is_refusal
 from mmcb.synthesis.grounding import is_grounded
 from mmcb.synthesis.parsing import Pair
 
@@ -35,14 +35,6 @@ pair. complied: the target did not refuse. cut: it ends at its limit."""
 
 Grounds = Literal["query", "pair", "nothing"]
 """Where a word of the caption must stand: in the query, in the query or its completion, nowhere."""
-
-_REFUSAL_REACH = 200
-"""Characters in which a refusal of the writer or the target shows itself."""
-
-
-def is_refusal(text: str) -> bool:
-    """Whether a refusal phrase stands near the start of the text."""
-    return refusal_phrase(text, reach=_REFUSAL_REACH) is not None
 
 
 @dataclass(frozen=True, slots=True)

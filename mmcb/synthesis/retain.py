@@ -12,6 +12,7 @@ from mmcb.errors import MmcbError
 from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerator
 from mmcb.log import progress
 from mmcb.records import Caption, Example, Message, Provenance
+from mmcb.refusals import is_refusal
 from mmcb.store import (
     RecordWriter,
     read_records,
@@ -22,7 +23,7 @@ from mmcb.store import (
 from mmcb.synthesis.config import SynthesisConfig
 from mmcb.synthesis.dropped import MAX_KEPT_TEXT, Dropped
 from mmcb.synthesis.files import SetFiles
-from mmcb.synthesis.filters import Reason, is_refusal
+from mmcb.synthesis.filters import Reason
 from mmcb.synthesis.plan import benign_jobs, caption_choices, question_jobs, share, split_of
 from mmcb.synthesis.stage import WriterStage
 from mmcb.synthesis.writer import NOTICE
