@@ -34,10 +34,10 @@ class OverlapConfig(Config):
     """The same for evaluation sets of function calls, whose requests are alike by nature."""
 
     max_tool_bleu: UnitFraction = 0.1
-    """The greatest BLEU that a request may have with a prompt of --overlap.tool-sets."""
+    """The greatest BLEU that a request may have with a prompt of --tool-sets."""
 
     @property
-    def files(self) -> dict[str, Path]:
+    def evaluation_files(self) -> dict[str, Path]:
         """All files, by the names that a run's manifest gives them."""
         named = {"evaluation_set": self.evaluation_sets, "tool_set": self.tool_sets}
         return {
@@ -50,10 +50,10 @@ class OverlapConfig(Config):
 class FilterConfig(Config):
     """Which of the writer's answers are kept. Every filter's count is in report.json."""
 
-    refused: bool = True
+    drop_refused: bool = True
     """Drop an answer in which the writer refuses."""
 
-    grounded: bool = True
+    drop_ungrounded: bool = True
     """Drop a query that names nothing of the picture's caption."""
 
     query_words: WordRange | None = (2, 120)
@@ -69,6 +69,6 @@ class FilterConfig(Config):
     """Drop a harmful or how-to pair that shares this much of its word triples with an earlier one
     (Jaccard, by MinHash); None to keep all."""
 
-    judge: str | None = None
+    harm_judge: str | None = None
     """Drop a harmful pair whose completion this judge of mmcb.evaluation does not call harmful;
     None to ask none."""

@@ -26,9 +26,7 @@ def check_language(code: str) -> None:
     """
     known = sorted(str(label) for label in _identifier().labels)
     if code not in known:
-        raise MmcbError(
-            f"--filters.language {code}: no such language", hint=f"one of {', '.join(known)}"
-        )
+        raise MmcbError(f"--language {code}: no such language", hint=f"one of {', '.join(known)}")
 
 
 def is_foreign(text: str, language: str) -> bool:

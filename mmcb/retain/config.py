@@ -11,8 +11,8 @@ from mmcb.curation.config import OverlapConfig
 from mmcb.sources.source import SourceFlag, read_sources
 
 
-class RetainConfig(Config):
-    """Mix a retain set: so many of each part, nothing that the model is measured on."""
+class MixConfig(Config):
+    """How much of what goes into a retain set."""
 
     out: Path = Path("data/retain")
     """Folder for the set."""
@@ -55,9 +55,6 @@ class RetainConfig(Config):
     batch_size: int = Field(default=16, ge=1)
     """Answers written at once."""
 
-    overlap: OverlapConfig = OverlapConfig()
-    """What must not be in the set, because models are measured on it."""
-
     heldout_fraction: UnitFraction = 0.02
     """Share of --retain-data and --borderline that is kept out of training."""
 
@@ -77,6 +74,10 @@ class RetainConfig(Config):
     @classmethod
     def _parse(cls, value: object) -> object:
         return read_sources(value, kind="retain")
+
+
+class RetainConfig(OverlapConfig, MixConfig):
+    """Mix a retain set: so many of each part, nothing that the model is measured on."""
 
 
 RESUMABLE = frozenset({"batch_size", "engine", "parquet", "gallery", "out"})

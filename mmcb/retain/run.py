@@ -45,7 +45,7 @@ def make_retain_set(
     """
     make = make or (lambda name: make_generator(config.engine, name))
     inputs = _inputs(config)
-    decontamination = Decontamination(config.overlap)
+    decontamination = Decontamination(config)
     with RunDir.start(
         config.out, command="retain", config=config, inputs=inputs, may_change=RESUMABLE
     ) as run:
@@ -88,7 +88,7 @@ def _inputs(config: RetainConfig) -> dict[str, Path]:
             "nothing to make a retain set of",
             hint="give --retain-data, --synthesis or --borderline; --help explains them",
         )
-    return files | config.overlap.files
+    return files | config.evaluation_files
 
 
 def _report(
@@ -128,7 +128,7 @@ def _show(
 def _card(
     config: RetainConfig, path: Path, examples: Sequence[Example], report: dict[str, Any]
 ) -> Card:
-    sets = [*config.overlap.evaluation_sets, *config.overlap.tool_sets]
+    sets = [*config.evaluation_sets, *config.tool_sets]
     overlapping = sum(part["overlapping"] for part in report["parts"])
     parts = ", ".join(f"{p['name']} {p['taken']} ({p['share']:.1%})" for p in report["parts"])
     return Card(
@@ -139,7 +139,7 @@ def _card(
         filters=(
             FilterRow(
                 "overlap",
-                f"BLEU above {config.overlap.max_bleu:g} ({config.overlap.max_tool_bleu:g} for"
+                f"BLEU above {config.max_bleu:g} ({config.max_tool_bleu:g} for"
                 f" tools) with {', '.join(file.name for file in sets)}"
                 if sets
                 else "off",

@@ -78,8 +78,8 @@ def _check_models(config: SynthesisConfig) -> bool:
             f"{config.model} takes no images, so it cannot caption any",
             hint="take human captions: --source coco",
         )
-    if config.filters.judge is not None:
-        find_judge(config.filters.judge, "harm")
+    if config.harm_judge is not None:
+        find_judge(config.harm_judge, "harm")
     try:
         check_model(config.writer)
     except MmcbError as error:

@@ -17,8 +17,8 @@ TINY_WRITER = "tiny-mistral"
 """The writer that ships with mmcb; it writes about the miniature world's invented words."""
 
 
-class SynthesisConfig(Config):
-    """Make the circuit-breaker set and the retain set from the images of a COCO folder."""
+class WritingConfig(Config):
+    """What is written, from which images, by whom."""
 
     coco_root: Path = Path("data/coco")
     """COCO folder: train2017, val2017, images... with images, and annotations/ if there are any."""
@@ -92,12 +92,6 @@ class SynthesisConfig(Config):
     """JSONL of further retain examples, copied as they are (default: instructions.jsonl in the COCO
     folder, where there is one)."""
 
-    filters: FilterConfig = FilterConfig()
-    """Which of the writer's answers are kept."""
-
-    overlap: OverlapConfig = OverlapConfig()
-    """What must not be in the sets, because models are measured on it."""
-
     max_retries: int = Field(default=3, ge=0)
     """How often a refused or unusable answer of the writer is asked for again, with a new seed."""
 
@@ -150,6 +144,12 @@ class SynthesisConfig(Config):
         return self.instructions or (beside if beside.is_file() else None)
 
 
+class SynthesisConfig(OverlapConfig, FilterConfig, WritingConfig):
+    """Make the circuit-breaker set and the retain set from the images of a COCO folder."""
+
+    # Three parts, and flat flags: pydantic takes the fields of the last base first.
+
+
 _RESUMABLE = (
     "coco_root source splits num_images captions_per_image caption_prompt caption_max_new_tokens"
     " benign_fraction caption_fraction question_fraction refusal_fraction text_fraction"
@@ -179,7 +179,8 @@ def preset(model: str) -> SynthesisConfig:
         batch_size=32,
         # The miniature's language is no natural one, and has one sentence for each harm and thing:
         # what differs between two such examples is the picture.
-        filters=FilterConfig(language=None, near_duplicates=None),
+        language=None,
+        near_duplicates=None,
     )
 
 

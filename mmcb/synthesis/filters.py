@@ -60,14 +60,14 @@ class PairFilters:
             return "refused" if is_refusal(answer) else "unparsable"
         if not pair.query or not pair.completion:
             return "empty"
-        if config.refused and (is_refusal(pair.completion) or is_refusal(pair.query)):
+        if config.drop_refused and (is_refusal(pair.completion) or is_refusal(pair.query)):
             return "refused"
         if not (
             _fits(pair.query, config.query_words)
             and _fits(pair.completion, config.completion_words)
         ):
             return "length"
-        if config.grounded and not _names_something(pair, caption, grounds):
+        if config.drop_ungrounded and not _names_something(pair, caption, grounds):
             return "ungrounded"
         if config.language is not None and is_foreign(
             f"{pair.query} {pair.completion}", config.language

@@ -46,8 +46,8 @@ def start_run(config: SynthesisConfig) -> RunDir:
     taxonomy = load_taxonomy(config.taxonomy_name)
     prompts = load_prompts(config.prompts or taxonomy.template_set)
     load_shots(config.few_shot, taxonomy)
-    if config.filters.language is not None:
-        check_language(config.filters.language)
+    if config.language is not None:
+        check_language(config.language)
     inputs = {"taxonomy": taxonomy_file(config.taxonomy_name)}
     inputs |= {f"prompt_{kind}": prompt.path for kind, prompt in prompts.items()}
     if config.few_shot is not None:
@@ -56,7 +56,7 @@ def start_run(config: SynthesisConfig) -> RunDir:
         config.folder,
         command="synthesis",
         config=config,
-        inputs=inputs | config.overlap.files,
+        inputs=inputs | config.evaluation_files,
         may_change=RESUMABLE,
     )
 
@@ -77,7 +77,7 @@ def synthesize(
         captions: Captions whose image paths are relative to the run's folder.
         run: The opened output folder.
         make: Loads a model; called only when a stage has work for it, one model at a time.
-        make_judge: Makes the judge that `config.filters.judge` names.
+        make_judge: Makes the judge that `config.harm_judge` names.
         sees: Whether `config.model` takes images.
 
     Returns:
@@ -87,14 +87,14 @@ def synthesize(
     files = SetFiles(config, run.path)
     files.prepare()
     taxonomy = load_taxonomy(config.taxonomy_name)
-    decontamination = Decontamination(config.overlap)
+    decontamination = Decontamination(config)
     writer = cache(lambda: _load(make, config.writer))
     workshop = Workshop(
         config=config,
         writer=writer,
         prompts=load_prompts(config.prompts or taxonomy.template_set),
         shots=load_shots(config.few_shot, taxonomy),
-        filters=PairFilters(config.filters, decontamination),
+        filters=PairFilters(config, decontamination),
         judge=_judge(config, make_judge),
     )
     for stage in (
@@ -137,7 +137,7 @@ def _show(
 
 
 def _judge(config: SynthesisConfig, make_judge: JudgeMaker | None) -> HarmJudge | None:
-    name = config.filters.judge
+    name = config.harm_judge
     if name is None:
         return None
     if make_judge is None:

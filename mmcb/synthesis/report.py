@@ -84,15 +84,14 @@ def _filters(
     config: SynthesisConfig, rejected: Sequence[tuple[str, str]], dropped: Sequence[Dropped]
 ) -> dict[str, Any]:
     """Each filter with its setting, the answers that it refused, the examples lost to it."""
-    filters, overlap = config.filters, config.overlap
     settings: dict[Reason, object] = {
-        "refused": filters.refused,
-        "ungrounded": filters.grounded,
-        "length": _length(filters),
-        "language": filters.language,
-        "overlap": _overlap(overlap),
-        "duplicate": filters.near_duplicates,
-        "harmless": filters.judge,
+        "refused": config.drop_refused,
+        "ungrounded": config.drop_ungrounded,
+        "length": _length(config),
+        "language": config.language,
+        "overlap": _overlap(config),
+        "duplicate": config.near_duplicates,
+        "harmless": config.harm_judge,
     }
     answers = Counter(reason for _, reason in rejected)
     lost = Counter(d.reasons[-1] for d in dropped)

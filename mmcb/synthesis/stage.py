@@ -34,7 +34,7 @@ class WriterStage:
 
     def run(self, workshop: Workshop) -> int:
         """Have written what is lacking; what is on disk stays. Returns how many survive."""
-        threshold = workshop.config.filters.near_duplicates
+        threshold = workshop.config.near_duplicates
         seen = NearDuplicates(threshold) if self.distinct and threshold is not None else None
         start = kept = 0
         while start < len(self.jobs) and (self.wanted is None or kept < self.wanted):

@@ -29,8 +29,8 @@ class TrainingConfig(Config):
     """Folder of circuit_breaker.jsonl and retain.jsonl (default: the newest in data/synthesis)."""
 
     circuit_breaker_data: tuple[SourceFlag, ...] = ()
-    """Sources of the circuit-breaker set instead of --data's: mmcb, upstream, chat or llava, a
-    colon, a file or hub id (OWNER/NAME:REVISION#SPLIT), and @ how many examples to draw of it."""
+    """Sources of the circuit-breaker set instead of --data's: mmcb, upstream, chat, llava or
+    alpaca, a colon, a file or hub id (OWNER/NAME:REVISION#SPLIT), and @ how many to draw of it."""
 
     retain_data: tuple[SourceFlag, ...] = ()
     """Sources of the retain set instead of --data's, in the same form, and also of format xstest;

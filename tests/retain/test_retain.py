@@ -70,7 +70,8 @@ def synthesis(tmp_path: Path) -> Path:
             "model": "t",
             "taxonomy": "miniature",
             "refusal_fraction": 1,
-            "filters": {"language": None, "near_duplicates": None},
+            "language": None,
+            "near_duplicates": None,
         }
     )
     captions = make_captions(out, 40)
@@ -142,7 +143,8 @@ def test_nothing_of_an_evaluation_set(tmp_path: Path) -> None:
         target,
         retain_data=[f"alpaca:{file}"],
         borderline=[borderline],
-        overlap={"evaluation_sets": [evaluation], "max_bleu": 0.9},
+        evaluation_sets=[evaluation],
+        max_bleu=0.9,
     )
     prompts = {e.prompt_messages[-1].content for e in examples(tmp_path / "out")}
     assert len(prompts) == 30
@@ -183,7 +185,7 @@ def test_bad_input(tmp_path: Path) -> None:
     prompts = tmp_path / "p.txt"
     prompts.write_text("one prompt\n")
     with pytest.raises(MmcbError, match=r"p\.txt: no harmless prompt"):
-        made(tmp_path / "out", borderline=[prompts], overlap={"evaluation_sets": [prompts]})
+        made(tmp_path / "out", borderline=[prompts], evaluation_sets=[prompts])
     with pytest.raises(MmcbError, match=r"[Nn]o such file"):
         made(tmp_path / "new", retain_data=["chat:none.jsonl"])
 

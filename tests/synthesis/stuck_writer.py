@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mmcb.curation.config import FilterConfig
 from mmcb.generation.protocol import Completion, Request, Sampling
 from mmcb.synthesis.config import SynthesisConfig
 from mmcb.synthesis.pipeline import start_run, synthesize
@@ -45,9 +44,14 @@ class StuckTarget(FakeTarget):
 
 if __name__ == "__main__":
     out, images, answers, refusals = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-    filters = FilterConfig(language=None, near_duplicates=None)
     config = SynthesisConfig(
-        out=out, writer="w", model="t", taxonomy="miniature", batch_size=1, filters=filters
+        out=out,
+        writer="w",
+        model="t",
+        taxonomy="miniature",
+        batch_size=1,
+        language=None,
+        near_duplicates=None,
     )
     captions = make_captions(out, images)
     with start_run(config) as run:

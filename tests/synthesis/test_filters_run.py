@@ -86,15 +86,16 @@ def test_too_few_for_num_examples_is_said(tmp_path: Path, caplog: pytest.LogCapt
 
 def test_overlap_with_evaluation_sets(tmp_path: Path) -> None:
     out, captions = tmp_path / "out", make_captions(tmp_path / "out", 60)
-    everything = settings(tmp_path / "all", filters={"near_duplicates": None})
+    everything = settings(tmp_path / "all", near_duplicates=None)
     made(everything, captions, writer=FakeWriter())
     evaluated = harmful(tmp_path / "all")[0].prompt_messages[-1].content
     path = tmp_path / "evaluation.txt"
     path.write_text(evaluated + "\n")
     config = settings(
         out,
-        filters={"near_duplicates": None},
-        overlap={"evaluation_sets": (path,), "max_bleu": 0.9},
+        near_duplicates=None,
+        evaluation_sets=(path,),
+        max_bleu=0.9,
     )
     report = made(config, captions, writer=FakeWriter())
     queries = [e.prompt_messages[-1].content for e in harmful(out)]
@@ -110,9 +111,7 @@ def test_evaluation_sets_are_kept_out_of_captions(tmp_path: Path) -> None:
     out, captions = tmp_path / "out", make_captions(tmp_path / "out", 20)
     path = tmp_path / "evaluation.jsonl"
     path.write_text(json.dumps({"prompt": captions[0].text}) + "\n")
-    config = settings(
-        out, caption_fraction=1, overlap={"evaluation_sets": (path,), "max_bleu": 0.9}
-    )
+    config = settings(out, caption_fraction=1, evaluation_sets=(path,), max_bleu=0.9)
     report = made(config, captions, writer=FakeWriter())
     assert report["dropped"]["by_task"]["caption"] == {"overlap": 2}  # of ten things, twice
 
@@ -130,7 +129,7 @@ def test_the_judge_drops_what_is_harmless(tmp_path: Path) -> None:
 
         return judge
 
-    config = settings(out, filters={"judge": "some-judge", "near_duplicates": None})
+    config = settings(out, harm_judge="some-judge", near_duplicates=None)
     report = made(config, captions, writer=FakeWriter(), make_judge=make_judge)
     queries = " ".join(e.prompt_messages[-1].content for e in harmful(out))
     assert "dog" not in queries

@@ -97,12 +97,12 @@ def test_faults() -> None:
 
     assert why("wash the dog ?", "use soap .") is None
     assert why("wash the thing ?", "wash the dog .") == "ungrounded"
-    assert why("wash the thing ?", "wash the dog .", grounded=False) is None
+    assert why("wash the thing ?", "wash the dog .", drop_ungrounded=False) is None
     assert why("wash the thing ?", "wash the dog .", "pair") is None
     assert why("wash the bus ?", "wash the bus .", "pair") == "ungrounded"
     assert why("is there a bus ?", "no .", "nothing") is None
     assert why("the dog ?", REFUSAL) == "refused"
-    assert why("the dog ?", REFUSAL, refused=False) is None
+    assert why("the dog ?", REFUSAL, drop_refused=False) is None
     assert why("", "c") == "empty"
     assert why("dog", "c") == "length"
     assert why("dog", "c", query_words=None) is None

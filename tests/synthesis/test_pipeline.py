@@ -34,7 +34,8 @@ def settings(out: Path, **changes: Any) -> SynthesisConfig:
             "model": "t",
             "taxonomy": "miniature",
             # As the preset of the shipped models has it: ten things, one sentence for each harm.
-            "filters": {"language": None, "near_duplicates": None},
+            "language": None,
+            "near_duplicates": None,
             **changes,
         }
     )
