@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from mmcb.config import Config, UnitFraction
 
@@ -65,7 +65,7 @@ class FilterConfig(Config):
     language: str | None = "en"
     """Drop text that is surely of another language than this one (ISO 639-1); None for any."""
 
-    near_duplicates: UnitFraction | None = 0.8
+    near_duplicates: Annotated[float, Field(ge=0, le=1)] | None = 0.8
     """Drop a harmful or how-to pair that shares this much of its word triples with an earlier one
     (Jaccard, by MinHash); None to keep all."""
 

@@ -152,7 +152,7 @@ def _entry(path: Path, example: Example, captions: Mapping[str, str]) -> Entry:
         missing=image is not None and not there,
         turns=tuple(
             # A refusal's request is one of the harmful queries; the refusal itself is not.
-            Turn(m.role, m.content, veiled=harmful or (example.category is not None and n < last))
+            Turn(m.role, m.content, veiled=harmful or (example.task == "refusal" and n < last))
             for n, m in enumerate(example.messages)
         ),
         caption=captions.get(str(made.source_id)),
