@@ -71,7 +71,7 @@ def test_ids_of_the_hub_are_told_from_files(tmp_path: Path, monkeypatch: Any) ->
     ("text", "problem"),
     [
         ("mine.json", "begin with the format, one of mmcb, upstream, chat, xstest, llava"),
-        ("alpaca:mine.json", "begin with the format"),
+        ("sharegpt:mine.json", "begin with the format"),
         ("chat:", "names no file"),
         ("chat:mine.json@0.5", "after @ stands how many examples to draw"),
         ("chat:mine.json@0", "after @ stands how many"),
