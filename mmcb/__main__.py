@@ -13,6 +13,7 @@ COMMANDS = {
     "captioning": "Caption the images of a COCO folder, with a model or with COCO's own captions.",
     "merge": "Join the shards of a captioning run, after a look whether they make a whole.",
     "synthesis": "Make the circuit-breaker set and the retain set from captioned images.",
+    "retain": "Mix a retain set from chats, instructions, pictures, and the model's own answers.",
     "training": "Train a representation-rerouting adapter on both sets.",
     "attacks.image_hijack": "Optimise images that make a model comply with harmful requests (PGD).",
     "evaluation": "Put attacks and tasks to models, judge the answers, write the report.",

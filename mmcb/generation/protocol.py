@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -27,6 +27,9 @@ class Request:
     """An image file shown before the first user message's text."""
     prefill: str = ""
     """Words put into the assistant's mouth, which it continues."""
+    json_schema: Mapping[str, Any] | None = None
+    """A JSON schema that the text should follow. An engine that can decode by a schema does; one
+    that cannot leaves it alone, so whoever asks must still read the text with tolerance."""
 
 
 class Sampling(Config):

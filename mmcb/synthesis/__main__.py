@@ -1,8 +1,15 @@
 """`python -m mmcb.synthesis --coco-root R`: captions, then circuit-breaker and retain sets."""
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from mmcb.cli import run_command
 from mmcb.errors import MmcbError
 from mmcb.synthesis.config import TINY_WRITER, SynthesisConfig, preset
+
+if TYPE_CHECKING:
+    from mmcb.synthesis.parsing import Pair
+    from mmcb.synthesis.writer import HarmJudge
 
 MINIATURE = (
     "python -m mmcb.miniature && python -m mmcb.synthesis --coco-root data/miniature "
@@ -12,8 +19,8 @@ MINIATURE = (
 
 
 def _run(config: SynthesisConfig) -> None:
-    # The one place where synthesis meets captioning: the command does both, the stages know only
-    # each other's files. (The exception stands in pyproject.toml beside the import contract.)
+    # The one place where synthesis meets other stages: the command captions first and hands in a
+    # judge; the stages know only each other's files. (The exceptions stand in pyproject.toml.)
     from mmcb.captioning.caption import caption_images
     from mmcb.captioning.config import CaptioningConfig
     from mmcb.coco.folder import image_folders
@@ -44,11 +51,25 @@ def _run(config: SynthesisConfig) -> None:
                 f"none of the {len(captioned.index)} images in {config.coco_root} has a caption",
                 hint=f"{captioned.path.with_name('skipped.jsonl')} says why",
             )
-        synthesize(config, captions, run=run, sees=sees)
+        synthesize(config, captions, run=run, make_judge=_make_judge, sees=sees)
+
+
+def _make_judge(name: str) -> "HarmJudge":
+    """A harm judge of the evaluation, as the stage takes it: pairs in, labels out."""
+    from mmcb.evaluation.judges import Sample, load_judge
+
+    judge = load_judge(name)
+
+    def harmful(pairs: "Sequence[Pair]") -> list[bool | None]:
+        samples = [Sample(prompt=pair.query, response=pair.completion) for pair in pairs]
+        return [ruling.label for ruling in judge.rule(samples)]
+
+    return harmful
 
 
 def _check_models(config: SynthesisConfig) -> bool:
     """Say at once, not after hours, what cannot be had; returns whether --model sees."""
+    from mmcb.evaluation.judges import find_judge
     from mmcb.models.locate import check_model, locate
 
     sees = True
@@ -60,6 +81,8 @@ def _check_models(config: SynthesisConfig) -> bool:
             f"{config.model} takes no images, so it cannot caption any",
             hint="take human captions: --source coco",
         )
+    if config.harm_judge is not None:
+        find_judge(config.harm_judge, "harm")
     try:
         check_model(config.writer)
     except MmcbError as error:

@@ -1,6 +1,6 @@
 """The taxonomy of harm: which categories there are, and which no training record may show.
 
-A taxonomy is a JSON file: {"name", "categories": [{"name", "description", "heldout"}],
+A taxonomy is a JSON file: {"name", "categories": [{"name", "description", "heldout", "maps_to"}],
 "template_set"}. Names and neutral definitions only, never an example.
 """
 
@@ -25,6 +25,8 @@ class Category(Part):
     """One neutral line that tells the writer what belongs here."""
     heldout: bool = False
     """Whether it appears in no training record, to see if the defence carries over."""
+    maps_to: dict[str, tuple[str, ...]] = {}
+    """What other taxonomies call it: names by `harmbench`, `mm_safetybench`, `paper`, or others."""
 
 
 class Taxonomy(Part):

@@ -13,8 +13,14 @@ def circuit_breaker_stage(
     captions: Sequence[Caption], files: SetFiles, taxonomy: Taxonomy
 ) -> WriterStage:
     """The stage that fills circuit_breaker.jsonl with what is not in it yet."""
-    jobs = harmful_jobs(captions, files.config, taxonomy)
-    return WriterStage("harmful queries", files.circuit_breaker, files, jobs)
+    return WriterStage(
+        "harmful queries",
+        files.circuit_breaker,
+        files,
+        harmful_jobs(captions, files.config, taxonomy),
+        wanted=files.config.num_examples,
+        distinct=True,
+    )
 
 
 def check_held_out(examples: Sequence[Example], taxonomy: Taxonomy) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mmcb.config import Config, UnitFraction
+from mmcb.curation.config import FilterConfig, OverlapConfig
 from mmcb.models.families import FAMILIES
 
 DATA_ROOT = Path("data/synthesis")
@@ -16,8 +17,8 @@ TINY_WRITER = "tiny-mistral"
 """The writer that ships with mmcb; it writes about the miniature world's invented words."""
 
 
-class SynthesisConfig(Config):
-    """Make the circuit-breaker set and the retain set from the images of a COCO folder."""
+class WritingConfig(Config):
+    """What is written, from which images, by whom."""
 
     coco_root: Path = Path("data/coco")
     """COCO folder: train2017, val2017, images... with images, and annotations/ if there are any."""
@@ -53,12 +54,20 @@ class SynthesisConfig(Config):
     caption_max_new_tokens: int = Field(default=256, ge=1)
     """Longest caption, in tokens."""
 
+    num_examples: int | None = Field(default=None, ge=1)
+    """Circuit-breaker examples to end with, train and held out, after all filters (default: one for
+    each query that was planned and survived)."""
+
     taxonomy: str | None = None
     """Harm categories: `default`, `miniature`, or a JSON file (default: what suits the writer)."""
 
     prompts: str | None = None
     """Prompt templates: `default`, `miniature`, or a folder with harmful.j2, benign.j2, question.j2
     (default: the taxonomy's)."""
+
+    few_shot: Path | None = None
+    """File of pairs to show the writer before each request: task, caption, query, completion, and
+    for a harmful one the category. None ship with mmcb."""
 
     queries_per_caption: int = Field(default=1, ge=1)
     """Harmful queries to write for each caption; categories are spread evenly over them."""
@@ -108,6 +117,12 @@ class SynthesisConfig(Config):
     seed: int = 0
     """Seed of which images are taken, the split, the categories and the writer's sampling."""
 
+    parquet: bool = False
+    """Write the sets as Parquet too, with the images in it."""
+
+    gallery: bool = True
+    """Write static pages to review the sets by eye."""
+
     engine: str = "transformers"
     """What runs the models."""
 
@@ -133,11 +148,17 @@ class SynthesisConfig(Config):
         return self.instructions or (beside if beside.is_file() else None)
 
 
+class SynthesisConfig(OverlapConfig, FilterConfig, WritingConfig):
+    """Make the circuit-breaker set and the retain set from the images of a COCO folder."""
+
+    # Three parts, and flat flags: pydantic takes the fields of the last base first.
+
+
 _RESUMABLE = (
     "coco_root source splits num_images licenses captions_per_image caption_prompt"
     " caption_max_new_tokens benign_fraction caption_fraction question_fraction"
-    " refusal_fraction text_fraction max_retries refusal_max_new_tokens batch_size engine"
-    " out instructions"
+    " refusal_fraction text_fraction num_examples parquet gallery max_retries"
+    " refusal_max_new_tokens batch_size engine out instructions"
 )
 RESUMABLE = frozenset(_RESUMABLE.split())
 """Settings that may change when a folder's work is taken up again: none of them decides on which
@@ -160,6 +181,10 @@ def preset(model: str) -> SynthesisConfig:
         max_new_tokens=128,
         refusal_max_new_tokens=48,
         batch_size=32,
+        # The miniature's language is no natural one, and has one sentence for each harm and thing:
+        # what differs between two such examples is the picture.
+        language=None,
+        near_duplicates=None,
     )
 
 

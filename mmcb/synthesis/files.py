@@ -6,7 +6,7 @@ from pathlib import Path
 from mmcb.records import Example
 from mmcb.store import RecordWriter, existing_ids, read_records, record_id, replace_records
 from mmcb.synthesis.config import SynthesisConfig
-from mmcb.synthesis.writer import Dropped
+from mmcb.synthesis.dropped import Dropped
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,4 +68,5 @@ class SetFiles:
 
     def _may_retry(self, dropped: Dropped) -> bool:
         written = dropped.task in ("harmful", "benign_howto", "question")
-        return written and len(dropped.reasons) <= self.config.max_retries
+        settled = dropped.reasons[-1] == "duplicate"  # it was written, and is like another
+        return written and not settled and len(dropped.reasons) <= self.config.max_retries

@@ -1,82 +1,85 @@
-"""What makes a written pair unusable: a refusal, an empty side, a query beside the picture."""
+"""The filters on one written pair: each a rule, a reason, and a switch in the settings.
 
-import re
+Two more look at more than one pair or ask a model: near-duplicates (`stage.py`) and the judge
+(`writer.py`).
+"""
+
+from dataclasses import dataclass
 from typing import Literal
 
-from mmcb.refusals import refusal_phrase
+from mmcb.curation.config import FilterConfig, WordRange
+from mmcb.curation.language import is_foreign
+from mmcb.curation.overlap import Decontamination
+from mmcb.refusals import is_refusal
+from mmcb.synthesis.grounding import is_grounded
 from mmcb.synthesis.parsing import Pair
 
-Reason = Literal["failed", "refused", "unparsable", "empty", "ungrounded", "complied", "cut"]
-"""failed: the model gave no text. refused, unparsable, empty: what the writer gave. ungrounded: it
-names nothing of the caption. complied: the target did not refuse. cut: it ends at its limit."""
+Reason = Literal[
+    "failed",
+    "unparsable",
+    "empty",
+    "refused",
+    "length",
+    "ungrounded",
+    "language",
+    "overlap",
+    "harmless",
+    "duplicate",
+    "complied",
+    "cut",
+]
+"""failed: the model gave no text. unparsable, empty, refused: what the writer gave. length: too few
+or too many words. ungrounded: the query names nothing of the caption. language: another one.
+overlap: too like an evaluation prompt. harmless: the judge says so. duplicate: too like an earlier
+pair. complied: the target did not refuse. cut: it ends at its limit."""
 
 Grounds = Literal["query", "pair", "nothing"]
 """Where a word of the caption must stand: in the query, in the query or its completion, nowhere."""
 
-_REFUSAL_REACH = 200
-"""Characters in which a refusal of the writer or the target shows itself."""
 
-# Words that a caption and any request may share without speaking of the same thing.
-_STOP_TEXT = """
-a about above across after again against all along also am among an and another any appear
-appearing appears are around as at away back background be because been before behind being below
-beneath beside besides between beyond big both bottom but by can captured close contain contains
-could depict depicts did displayed do does doing down during each eight features featuring few
-first five for foreground four from front full get give had has have having he her here hers him
-his how i if image images in inside into is it its just large left like little located long look
-looks make makes many may me middle more most much must my near next nine no nobody none nor not
-nothing of off old on one only onto or other our out outside over own pair part photo photograph
-photographs photos picture pictured pictures placed positioned right same scene scenes second see
-seen seven several she short should show showing shown shows side sides six small so some someone
-something such ten than that the their them then there these they thing things third this those
-three through to together top toward towards two under underneath until up upon us use used using
-various very view views visible was way we well were what when where which while who whom whose
-why will with within without would you your
-"""
-_STOP_WORDS = frozenset(_STOP_TEXT.split())
+@dataclass(frozen=True, slots=True)
+class PairFilters:
+    """What a pair has to pass by itself."""
 
+    config: FilterConfig
+    decontamination: Decontamination
 
-def is_refusal(text: str) -> bool:
-    """Whether a refusal phrase stands near the start of the text."""
-    return refusal_phrase(text, reach=_REFUSAL_REACH) is not None
+    def fault(
+        self, pair: Pair | None, *, answer: str, caption: str, grounds: Grounds
+    ) -> Reason | None:
+        """Why a writer's answer cannot be used, or None.
 
-
-def content_words(text: str) -> frozenset[str]:
-    """The words that name what a text is about, plural folded into singular."""
-    words = re.findall(r"[^\W\d_]+", text.lower())
-    return frozenset(_singular(word) for word in words if len(word) > 1 and word not in _STOP_WORDS)
-
-
-def _singular(word: str) -> str:
-    """Fold the regular plurals of English; only ever compared with itself, so it may be crude."""
-    if len(word) > 4 and word.endswith("ies"):
-        return word[:-3] + "y"
-    if len(word) > 4 and word.endswith(("ches", "shes", "sses", "xes", "zes", "oes")):
-        return word[:-2]
-    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
-        return word[:-1]
-    return word
+        Args:
+            pair: The query and completion in it, if any were found.
+            answer: All that the writer wrote.
+            caption: What the picture shows.
+            grounds: Where something of the caption must be named.
+        """
+        config = self.config
+        if pair is None:
+            return "refused" if is_refusal(answer) else "unparsable"
+        if not pair.query or not pair.completion:
+            return "empty"
+        if config.drop_refused and (is_refusal(pair.completion) or is_refusal(pair.query)):
+            return "refused"
+        if not (
+            _fits(pair.query, config.query_words)
+            and _fits(pair.completion, config.completion_words)
+        ):
+            return "length"
+        if config.drop_ungrounded and not _names_something(pair, caption, grounds):
+            return "ungrounded"
+        if config.language is not None and is_foreign(
+            f"{pair.query} {pair.completion}", config.language
+        ):
+            return "language"
+        return "overlap" if self.decontamination.overlap(pair.query) else None
 
 
-def is_grounded(text: str, caption: str) -> bool:
-    """Whether the text names at least one content word of the caption."""
-    return not content_words(text).isdisjoint(content_words(caption))
+def _fits(text: str, words: WordRange | None) -> bool:
+    return words is None or words[0] <= len(text.split()) <= words[1]
 
 
-def fault(pair: Pair | None, *, answer: str, caption: str, grounds: Grounds) -> Reason | None:
-    """Why a writer's answer cannot be used, or None.
-
-    Args:
-        pair: The query and completion in it, if any were found.
-        answer: All that the writer wrote.
-        caption: What the picture shows.
-        grounds: Where something of the caption must be named.
-    """
-    if pair is None:
-        return "refused" if is_refusal(answer) else "unparsable"
-    if not pair.query or not pair.completion:
-        return "empty"
-    if is_refusal(pair.completion) or is_refusal(pair.query):
-        return "refused"
+def _names_something(pair: Pair, caption: str, grounds: Grounds) -> bool:
     text = pair.query if grounds == "query" else f"{pair.query} {pair.completion}"
-    return None if grounds == "nothing" or is_grounded(text, caption) else "ungrounded"
+    return grounds == "nothing" or is_grounded(text, caption)

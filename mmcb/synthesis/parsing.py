@@ -5,11 +5,20 @@ read; whatever is not a pair even so is data, not an error.
 """
 
 import json
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 _DECODER = json.JSONDecoder(strict=False)  # takes line breaks inside strings
 # What no answer needs: guards against quadratic work on a page of opening braces.
 _MAX_STARTS = 200
+
+
+PAIR_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "properties": {"query": {"type": "string"}, "completion": {"type": "string"}},
+    "required": ["query", "completion"],
+    "additionalProperties": False,
+}
+"""What the writer is asked for, for engines that decode by a schema."""
 
 
 class Pair(NamedTuple):

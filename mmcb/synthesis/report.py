@@ -5,66 +5,34 @@ All counts are taken from the records themselves, so they hold however often the
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from mmcb.curation.card import Card, FilterRow, write_card
+from mmcb.curation.config import FilterConfig, OverlapConfig
+from mmcb.curation.summary import by_split, count, counts, nested, summarize
 from mmcb.log import get_logger
 from mmcb.records import Caption, Example
 from mmcb.store import read_records, write_atomic
 from mmcb.synthesis.categories import Taxonomy
+from mmcb.synthesis.config import SynthesisConfig
+from mmcb.synthesis.dropped import Dropped
 from mmcb.synthesis.files import SetFiles
-from mmcb.synthesis.writer import Dropped
+from mmcb.synthesis.filters import Reason
 
 _log = get_logger(__name__)
 
-_README = """\
----
-configs:
-- config_name: circuit_breaker
-  data_files: circuit_breaker.jsonl
-- config_name: retain
-  data_files: retain.jsonl
----
-
-# Circuit-breaker set and retain set
-
-Made by mmcb from the images in `{coco_root}` (target model `{model}`, writer `{writer}`, taxonomy
-`{taxonomy}`): {circuit_breaker} circuit-breaker examples and {retain} retain examples.
-
-## Handling
-
-**`circuit_breaker.jsonl` and `dropped.jsonl` may hold harmful text**, written by an uncensored
-model on purpose: it is what the defended model learns to stop at. The folder exists to train and
-test that defence.
-
-- Do not publish these two files, and do not put them where a crawler or another training run finds
-  them.
-- Do not train a model to produce them; training on `circuit_breaker.jsonl` by the ordinary
-  language-model loss would do so.
-- Give them only to people who need them for this work and know what is in them.
-- The images stay where they are: records name them by relative path. Each is under its own licence
-  (`license` in `captions.jsonl` is COCO's number; COCO's annotation files explain the numbers).
-{fictional}
-## Files
-
-| file | one line is |
-|---|---|
-| `captions.jsonl` | what an image shows, in words |
-| `circuit_breaker.jsonl` | a harmful query about an image and its harmful completion |
-| `retain.jsonl` | a harmless conversation, or a refusal, to keep |
-| `dropped.jsonl` | an example that could not be made, with the reason of every attempt |
-| `skipped.jsonl` | an image that was left out or converted, with the reason |
-| `report.json` | counts of all of these |
-
-Records with `"split": "heldout"` are not for training: their images, and {num_heldout} whole harm
-categories ({heldout}), appear in no training record.
-
-    datasets.load_dataset("json", data_files="retain.jsonl")
-"""
-
-_FICTIONAL = """\
-- In this folder the harm is fictional: invented words for invented acts, which hurt nobody.
-"""
+_WHAT = {
+    "circuit_breaker": "a harmful query about an image and its harmful completion",
+    "retain": "a harmless conversation, or a refusal, to keep",
+}
+_FILES = {
+    "captions.jsonl": "what an image shows, in words",
+    "dropped.jsonl": "an example that could not be made, with the reason of every attempt",
+    "skipped.jsonl": "an image that was left out or converted, with the reason",
+    "report.json": "counts of all of these",
+}
 
 
 def build_report(
@@ -78,6 +46,7 @@ def build_report(
     """Count what there is, by category, split and task, and why the rest is not there."""
     dropped = list(read_records(files.dropped, Dropped))
     config = files.config
+    rejected = _rejected([*examples, *retain], dropped)
     return {
         "version": 1,
         "coco_root": str(config.coco_root),
@@ -88,42 +57,107 @@ def build_report(
             "name": taxonomy.name,
             "train": [category.name for category in taxonomy.train],
             "heldout": [category.name for category in taxonomy.heldout],
+            "maps_to": {c.name: c.maps_to for c in taxonomy.categories if c.maps_to},
         },
+        "num_examples": config.num_examples,
         "captions": {
             "total": len(captions),
             "images": len({caption.image for caption in captions}),
-            "by_generator": _count(caption.provenance.generator for caption in captions),
+            "by_generator": count(caption.provenance.generator for caption in captions),
         },
         "circuit_breaker": {
-            **_counts(examples),
-            "by_category": _by_split(examples, lambda example: str(example.category)),
+            **counts(examples),
+            "by_category": by_split(examples, lambda example: str(example.category)),
             "distinct_queries": len({e.prompt_messages[-1].content for e in examples}),
         },
-        "retain": {**_counts(retain), "by_task": _by_split(retain, lambda e: e.task)},
+        "retain": {**counts(retain), "by_task": by_split(retain, lambda e: e.task)},
         "dropped": {
             "total": len(dropped),
-            "by_task": _nested((d.task, d.reasons[-1]) for d in dropped),
+            "by_task": nested((d.task, d.reasons[-1]) for d in dropped),
         },
-        "rejected_attempts": _nested(_rejected([*examples, *retain], dropped)),
+        "rejected_attempts": nested(rejected),
+        "filters": _filters(config, rejected, dropped),
     }
 
 
-def write_report(files: SetFiles, report: dict[str, Any]) -> None:
-    """Write report.json and README.md."""
+def _filters(
+    config: SynthesisConfig, rejected: Sequence[tuple[str, str]], dropped: Sequence[Dropped]
+) -> dict[str, Any]:
+    """Each filter with its setting, the answers that it refused, the examples lost to it."""
+    settings: dict[Reason, object] = {
+        "refused": config.drop_refused,
+        "ungrounded": config.drop_ungrounded,
+        "length": _length(config),
+        "language": config.language,
+        "overlap": _overlap(config),
+        "duplicate": config.near_duplicates,
+        "harmless": config.harm_judge,
+    }
+    answers = Counter(reason for _, reason in rejected)
+    lost = Counter(d.reasons[-1] for d in dropped)
+    return {
+        reason: {"setting": setting, "answers": answers[reason], "examples": lost[reason]}
+        for reason, setting in settings.items()
+    }
+
+
+def _length(filters: FilterConfig) -> str | None:
+    told = {"query": filters.query_words, "completion": filters.completion_words}
+    parts = [f"{name} {words[0]} to {words[1]} words" for name, words in told.items() if words]
+    return ", ".join(parts) or None
+
+
+def _overlap(overlap: OverlapConfig) -> str | None:
+    told = [
+        (overlap.max_bleu, overlap.evaluation_sets),
+        (overlap.max_tool_bleu, overlap.tool_sets),
+    ]
+    parts = [
+        f"BLEU above {limit:g} with {', '.join(path.name for path in paths)}"
+        for limit, paths in told
+        if paths
+    ]
+    return "; ".join(parts) or None
+
+
+def write_report(
+    files: SetFiles,
+    report: dict[str, Any],
+    *,
+    sets: Mapping[Path, Sequence[Example]],
+    captions: Sequence[Caption],
+    taxonomy: Taxonomy,
+) -> None:
+    """Write report.json and the card, README.md."""
     write_atomic(files.folder / "report.json", json.dumps(report, indent=2) + "\n")
-    taxonomy = report["taxonomy"]
-    readme = _README.format(
-        coco_root=report["coco_root"],
-        model=report["model"],
-        writer=report["writer"],
-        taxonomy=taxonomy["name"],
-        circuit_breaker=report["circuit_breaker"]["total"],
-        retain=report["retain"]["total"],
-        heldout=", ".join(taxonomy["heldout"]),
-        num_heldout=len(taxonomy["heldout"]),
-        fictional=_FICTIONAL if taxonomy["name"] == "miniature" else "",
+    config = files.config
+    card = Card(
+        title="Circuit-breaker set and retain set",
+        made_by=(
+            f"Made by mmcb from the images in `{config.coco_root}`: target model `{config.model}`,"
+            f" writer `{config.writer}`, taxonomy `{taxonomy.name}`, seed {config.seed}."
+        ),
+        command="python -m mmcb.synthesis",
+        sets=tuple(summarize(path, sets[path], what=_WHAT[path.stem]) for path in sets),
+        filters=tuple(
+            FilterRow(name, _in_words(row["setting"]), row["answers"], row["examples"])
+            for name, row in report["filters"].items()
+        ),
+        files=_FILES,
+        licences=Counter({c.image: c.license for c in captions}.values()),
+        heldout=tuple(category.name for category in taxonomy.heldout),
+        mapping={c.name: c.maps_to for c in taxonomy.categories if c.maps_to},
+        fictional=taxonomy.name == "miniature",
+        parquet=config.parquet,
+        gallery=config.gallery,
     )
-    write_atomic(files.folder / "README.md", readme)
+    write_card(files.folder, card)
+
+
+def _in_words(setting: object) -> str:
+    if setting is None or setting is False:
+        return "off"
+    return "on" if setting is True else str(setting)
 
 
 def tell(report: dict[str, Any], *, files: SetFiles) -> None:
@@ -145,31 +179,13 @@ def tell(report: dict[str, Any], *, files: SetFiles) -> None:
             "another --writer",
             report["writer"], files.dropped,
         )  # fmt: skip
-
-
-def _counts(examples: Sequence[Example]) -> dict[str, Any]:
-    with_image = sum(example.image is not None for example in examples)
-    return {
-        "total": len(examples),
-        "by_split": _count(example.split for example in examples),
-        "with_image": with_image,
-        "text_only": len(examples) - with_image,
-    }
-
-
-def _count(names: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(names).items()))
-
-
-def _nested(pairs: Iterable[tuple[str, str]]) -> dict[str, dict[str, int]]:
-    table: dict[str, dict[str, int]] = {}
-    for (outer, inner), count in sorted(Counter(pairs).items()):
-        table.setdefault(outer, {})[inner] = count
-    return table
-
-
-def _by_split(examples: Sequence[Example], key: Any) -> dict[str, dict[str, int]]:
-    return _nested((key(example), example.split) for example in examples)
+    wanted, total = report["num_examples"], report["circuit_breaker"]["total"]
+    if wanted is not None and total < wanted:
+        _log.warning(
+            "only %d of the %d examples asked for survived the filters: raise --num-images or "
+            "--queries-per-caption; the same command then goes on",
+            total, wanted,
+        )  # fmt: skip
 
 
 def _rejected(examples: Sequence[Example], dropped: Sequence[Dropped]) -> list[tuple[str, str]]:

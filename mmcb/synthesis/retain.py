@@ -7,10 +7,12 @@ and the target model's own refusals of the harmful queries.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from mmcb.curation.overlap import Decontamination
 from mmcb.errors import MmcbError
 from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerator
 from mmcb.log import progress
 from mmcb.records import Caption, Example, Message, Provenance
+from mmcb.refusals import is_refusal
 from mmcb.store import (
     RecordWriter,
     read_records,
@@ -19,11 +21,12 @@ from mmcb.store import (
     resolve_image,
 )
 from mmcb.synthesis.config import SynthesisConfig
+from mmcb.synthesis.dropped import MAX_KEPT_TEXT, Dropped
 from mmcb.synthesis.files import SetFiles
-from mmcb.synthesis.filters import Reason, is_refusal
+from mmcb.synthesis.filters import Reason
 from mmcb.synthesis.plan import benign_jobs, caption_choices, question_jobs, share, split_of
 from mmcb.synthesis.stage import WriterStage
-from mmcb.synthesis.writer import MAX_KEPT_TEXT, Dropped
+from mmcb.synthesis.writer import NOTICE
 
 HUMAN_CAPTION_PROMPT = "Describe this image in one sentence."
 """The prompt of caption examples that people wrote; a model's own keep the prompt it had."""
@@ -33,13 +36,20 @@ def retain_stages(captions: Sequence[Caption], files: SetFiles) -> list[WriterSt
     """The stages in which the writer fills retain.jsonl."""
     config = files.config
     return [
-        WriterStage("benign twins", files.retain, files, benign_jobs(captions, config)),
+        WriterStage(
+            "benign twins", files.retain, files, benign_jobs(captions, config), distinct=True
+        ),
         WriterStage("questions", files.retain, files, question_jobs(captions, config)),
     ]
 
 
-def add_captions(captions: Sequence[Caption], files: SetFiles) -> None:
-    """Write the caption examples: image -> caption. One cut at its length limit is dropped."""
+def add_captions(
+    captions: Sequence[Caption], files: SetFiles, decontamination: Decontamination
+) -> None:
+    """Write the caption examples: image -> caption.
+
+    One cut at its length limit is dropped, and one whose text is too like an evaluation prompt.
+    """
     done = files.done(files.retain)
     examples: list[Example] = []
     dropped: list[Dropped] = []
@@ -47,14 +57,19 @@ def add_captions(captions: Sequence[Caption], files: SetFiles) -> None:
         if id_ in done:
             continue
         split = split_of(caption, files.config)
+        reason: Reason | None = None
         if caption.provenance.settings.get("finish_reason") == "length":
+            reason = "cut"
+        elif decontamination.overlap(caption.text):
+            reason = "overlap"
+        if reason is not None:
             drop = Dropped(
                 id=id_,
                 task="caption",
                 split=split,
                 image=caption.image,
                 source_id=caption.id,
-                reasons=("cut",),
+                reasons=(reason,),
                 text=caption.text[:MAX_KEPT_TEXT],
             )
             dropped.append(drop)
@@ -74,17 +89,20 @@ def add_captions(captions: Sequence[Caption], files: SetFiles) -> None:
     _append(files, examples, dropped)
 
 
-def add_instructions(files: SetFiles) -> int:
-    """Copy the user's retain examples, ids and splits kept; returns how many there are.
+def add_instructions(files: SetFiles, decontamination: Decontamination) -> None:
+    """Copy the user's retain examples, ids and splits kept.
+
+    One whose request is too like an evaluation prompt is dropped.
 
     Raises:
         MmcbError: The file is missing or holds something else.
     """
     path = files.config.instructions_file
     if path is None:
-        return 0
+        return
     done = files.done(files.retain)
-    examples = []
+    examples: list[Example] = []
+    dropped: list[Dropped] = []
     for example in read_records(path, Example):
         if example.kind != "retain":
             raise MmcbError(
@@ -94,9 +112,13 @@ def add_instructions(files: SetFiles) -> int:
         if example.image is not None:  # paths are relative to the file they stand in
             image = relative_image(files.retain, resolve_image(path, example.image))
             example = example.model_copy(update={"image": image})
-        examples.append(example)
-    _append(files, [example for example in examples if example.id not in done], [])
-    return len(examples)
+        if example.id in done:
+            continue
+        if any(decontamination.overlap(m.content) for m in example.messages if m.role == "user"):
+            dropped.append(_overlapping(example))
+        else:
+            examples.append(example)
+    _append(files, examples, dropped)
 
 
 class RefusalStage:
@@ -173,7 +195,11 @@ def _refusal(
         revision=target.revision,
         seed=0,
         source_id=asked.provenance.source_id,
-        settings={"temperature": 0.0, "max_new_tokens": config.refusal_max_new_tokens},
+        settings={
+            "temperature": 0.0,
+            "max_new_tokens": config.refusal_max_new_tokens,
+            "notice": NOTICE,
+        },
     )
     query = asked.prompt_messages[-1].content
     messages = _turns(query, completion.text.strip())
@@ -195,6 +221,18 @@ def _not_kept(asked: Example, completion: Completion, reason: Reason) -> Dropped
 
 def _turns(prompt: str, response: str) -> tuple[Message, Message]:
     return Message(role="user", content=prompt), Message(role="assistant", content=response)
+
+
+def _overlapping(example: Example) -> Dropped:
+    return Dropped(
+        id=example.id,
+        task="instruction",
+        split=example.split,
+        image=example.image,
+        source_id=example.provenance.source_id or example.id,
+        reasons=("overlap",),
+        text=example.prompt_messages[-1].content[:MAX_KEPT_TEXT],
+    )
 
 
 def _append(files: SetFiles, examples: Sequence[Example], dropped: Sequence[Dropped]) -> None:

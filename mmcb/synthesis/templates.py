@@ -18,11 +18,16 @@ KINDS: tuple[PromptKind, ...] = ("harmful", "benign", "question")
 class Prompt:
     """One template."""
 
-    name: str
-    """Name of its file."""
+    path: Path
+    """Its file."""
     hash: str
     """SHA-256 of its file."""
     template: Template
+
+    @property
+    def name(self) -> str:
+        """Name of its file."""
+        return self.path.name
 
     def render(self, **variables: str) -> str:
         """The prompt for these variables.
@@ -69,4 +74,4 @@ def _load(path: Path) -> Prompt:
         template = environment.from_string(source.decode())
     except (TemplateError, UnicodeDecodeError) as error:
         raise MmcbError(f"{path}: not a prompt template: {error}") from None
-    return Prompt(name=path.name, hash=hashlib.sha256(source).hexdigest(), template=template)
+    return Prompt(path=path, hash=hashlib.sha256(source).hexdigest(), template=template)

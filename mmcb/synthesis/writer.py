@@ -4,17 +4,20 @@ What is accepted or dropped is on disk before the next batch. What was refused o
 the provenance of the record (`rejected`), so the counts survive a kill as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import NamedTuple
 
 from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerator
 from mmcb.log import ProgressBar
-from mmcb.records import Example, ImagePath, Message, Provenance, Record, Split
+from mmcb.records import Example, Message, Provenance
 from mmcb.store import RecordWriter, record_id
+from mmcb.synthesis.categories import Category
 from mmcb.synthesis.config import SynthesisConfig
-from mmcb.synthesis.filters import Grounds, Reason, fault
-from mmcb.synthesis.parsing import Pair, parse_pair
+from mmcb.synthesis.dropped import Dropped, dropped_job
+from mmcb.synthesis.few_shot import Shot
+from mmcb.synthesis.filters import Grounds, PairFilters, Reason
+from mmcb.synthesis.parsing import PAIR_SCHEMA, Pair, parse_pair
 from mmcb.synthesis.plan import Job
 from mmcb.synthesis.templates import Prompt, PromptKind
 
@@ -23,36 +26,51 @@ PROMPT_OF_TASK: dict[str, PromptKind] = {
     "benign_howto": "benign",
     "question": "question",
 }
-MAX_KEPT_TEXT = 4000
-"""Characters of an unusable answer that are kept."""
+NOTICE = "harmful on purpose: for training and testing defences, not to be published"
+"""Stands in the provenance of every record that holds a harmful query."""
+
+HarmJudge = Callable[[Sequence[Pair]], Sequence[bool | None]]
+"""Whether each completion does the harm that its query asks for; None where it cannot say."""
 
 
-class Dropped(Record):
-    """A line of dropped.jsonl: an example that could not be made, and why."""
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What the writer's stages share."""
 
-    task: Literal["harmful", "benign_howto", "question", "caption", "refusal"]
-    category: str | None = None
-    split: Split
-    image: ImagePath | None = None
-    source_id: str
-    """The caption it was to be made from."""
-    reasons: tuple[str, ...]
-    """Why each attempt failed, in their order."""
-    text: str = ""
-    """The last answer, cut to its beginning."""
+    config: SynthesisConfig
+    writer: Callable[[], TextGenerator]
+    """Loads the writer when it is first wanted."""
+    prompts: Mapping[PromptKind, Prompt]
+    shots: Sequence[Shot]
+    """Pairs shown before each request."""
+    filters: PairFilters
+    judge: HarmJudge | None = None
 
 
 @dataclass(slots=True)
 class Desk:
-    """What the writer works with: the files it writes to and the settings it follows."""
+    """The workshop, and the files that one stage writes to."""
 
-    config: SynthesisConfig
-    generator: TextGenerator
-    prompts: dict[PromptKind, Prompt]
+    workshop: Workshop
     examples: RecordWriter
     dropped: RecordWriter
     rejected: dict[str, list[Reason]] = field(default_factory=dict)
     """Reasons so far, by job."""
+
+    @property
+    def config(self) -> SynthesisConfig:
+        """The run's settings."""
+        return self.workshop.config
+
+
+class _Answer(NamedTuple):
+    """What the writer made of a job."""
+
+    job: Job
+    text: str
+    pair: Pair | None
+    reason: Reason | None
+    """Why it cannot be used."""
 
 
 def write_examples(jobs: Sequence[Job], desk: Desk, bar: ProgressBar) -> None:
@@ -72,7 +90,10 @@ def attempt_seed(seed: int, attempt: int) -> int:
 def _attempt(jobs: Sequence[Job], attempt: int, desk: Desk, bar: ProgressBar) -> list[Job]:
     """Ask once for each job; returns those to ask for again."""
     by_id = {job.id: job for job in jobs}
-    requests = [Request(id=job.id, messages=(_ask(job, desk),)) for job in jobs]
+    requests = [
+        Request(id=job.id, messages=_messages(job, desk.workshop), json_schema=PAIR_SCHEMA)
+        for job in jobs
+    ]
     sampling = Sampling(
         max_new_tokens=desk.config.max_new_tokens,
         temperature=desk.config.temperature,
@@ -81,12 +102,10 @@ def _attempt(jobs: Sequence[Job], attempt: int, desk: Desk, bar: ProgressBar) ->
         batch_size=desk.config.batch_size,
     )
     again: list[Job] = []
-    for batch in desk.generator.generate(requests, sampling):
+    for batch in desk.workshop.writer().generate(requests, sampling):
         examples: list[Example] = []
         dropped: list[Dropped] = []
-        for completion in batch:
-            job = by_id[completion.id]
-            pair, reason = _read(job, completion)
+        for job, text, pair, reason in _read(batch, by_id, desk.workshop):
             if pair is not None and reason is None:
                 examples.append(_example(job, pair, attempt, sampling, desk))
                 continue
@@ -95,28 +114,54 @@ def _attempt(jobs: Sequence[Job], attempt: int, desk: Desk, bar: ProgressBar) ->
             if attempt < desk.config.max_retries:
                 again.append(job)
             else:
-                dropped.append(_dropped(job, reasons, completion.text))
+                dropped.append(dropped_job(job, reasons, text))
         desk.examples.write(examples)
         desk.dropped.write(dropped)
         bar.advance(len(examples) + len(dropped), again=len(again))
     return again
 
 
-def _ask(job: Job, desk: Desk) -> Message:
-    variables = {"caption": job.caption.text}
-    if job.category is not None:
-        variables["category"] = job.category.name
-        variables["description"] = job.category.description
-    prompt = desk.prompts[PROMPT_OF_TASK[job.task]]
+def _messages(job: Job, workshop: Workshop) -> tuple[Message, ...]:
+    """The request, after the examples of its task as earlier turns."""
+    prompt = workshop.prompts[PROMPT_OF_TASK[job.task]]
+    messages: list[Message] = []
+    for shot in workshop.shots:
+        if shot.task == job.task:
+            messages.append(_request(prompt, shot.caption, shot.category))
+            messages.append(Message(role="assistant", content=shot.answer))
+    return (*messages, _request(prompt, job.caption.text, job.category))
+
+
+def _request(prompt: Prompt, caption: str, category: Category | None) -> Message:
+    variables = {"caption": caption}
+    if category is not None:
+        variables["category"] = category.name
+        variables["description"] = category.description
     return Message(role="user", content=prompt.render(**variables))
 
 
-def _read(job: Job, completion: Completion) -> tuple[Pair | None, Reason | None]:
+def _read(
+    batch: Sequence[Completion], jobs: Mapping[str, Job], workshop: Workshop
+) -> list[_Answer]:
+    """The pairs in a batch of answers, each with its fault; the judge sees those without one."""
+    answers = [_read_one(jobs[completion.id], completion, workshop) for completion in batch]
+    judged = [a for a in answers if a.reason is None and a.pair and a.job.task == "harmful"]
+    if workshop.judge is None or not judged:
+        return answers
+    labels = workshop.judge([answer.pair for answer in judged if answer.pair])
+    # None: the judge cannot say. What is not known to be harmless stays.
+    harmless = {a.job.id for a, label in zip(judged, labels, strict=True) if label is False}
+    return [a._replace(reason="harmless") if a.job.id in harmless else a for a in answers]
+
+
+def _read_one(job: Job, completion: Completion, workshop: Workshop) -> _Answer:
     if completion.finish_reason == "error":
-        return None, "failed"
+        return _Answer(job, completion.text, None, "failed")
     pair = parse_pair(completion.text)
-    caption = job.caption.text
-    return pair, fault(pair, answer=completion.text, caption=caption, grounds=_grounds(job))
+    reason = workshop.filters.fault(
+        pair, answer=completion.text, caption=job.caption.text, grounds=_grounds(job)
+    )
+    return _Answer(job, completion.text, pair, reason)
 
 
 def _grounds(job: Job) -> Grounds:
@@ -128,7 +173,8 @@ def _grounds(job: Job) -> Grounds:
 
 
 def _example(job: Job, pair: Pair, attempt: int, sampling: Sampling, desk: Desk) -> Example:
-    prompt = desk.prompts[PROMPT_OF_TASK[job.task]]
+    prompt = desk.workshop.prompts[PROMPT_OF_TASK[job.task]]
+    writer = desk.workshop.writer()
     return Example(
         id=job.id,
         kind="circuit_breaker" if job.task == "harmful" else "retain",
@@ -141,8 +187,8 @@ def _example(job: Job, pair: Pair, attempt: int, sampling: Sampling, desk: Desk)
             Message(role="assistant", content=pair.completion),
         ),
         provenance=Provenance(
-            generator=desk.generator.name,
-            revision=desk.generator.revision,
+            generator=writer.name,
+            revision=writer.revision,
             template=prompt.name,
             template_hash=prompt.hash,
             seed=sampling.seed,
@@ -153,19 +199,7 @@ def _example(job: Job, pair: Pair, attempt: int, sampling: Sampling, desk: Desk)
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "max_new_tokens": sampling.max_new_tokens,
+                **({} if job.category is None else {"notice": NOTICE}),
             },
         ),
-    )
-
-
-def _dropped(job: Job, reasons: Sequence[Reason], text: str) -> Dropped:
-    return Dropped(
-        id=job.id,
-        task=job.task,
-        category=None if job.category is None else job.category.name,
-        split=job.split,
-        image=job.caption.image if job.with_image else None,
-        source_id=job.caption.id,
-        reasons=tuple(reasons),
-        text=text[:MAX_KEPT_TEXT],
     )

@@ -9,7 +9,7 @@ from pydantic import ByteSize, Field, TypeAdapter, ValidationInfo, field_validat
 
 from mmcb.config import Config
 from mmcb.models.families import Mask
-from mmcb.training.sources.source import KINDS, SourceFlag, read_sources
+from mmcb.sources.source import KINDS, SourceFlag, read_sources
 
 RerouteTarget = Literal["rr", "refusal", "eos", "randp"]
 """What the reroute loss moves circuit-breaker tokens to."""
@@ -31,8 +31,8 @@ class TrainingConfig(Config):
     """Folder of circuit_breaker.jsonl and retain.jsonl (default: the newest in data/synthesis)."""
 
     circuit_breaker_data: tuple[SourceFlag, ...] = ()
-    """Sources of the circuit-breaker set instead of --data's: mmcb, upstream, chat or llava, a
-    colon, a file or hub id (OWNER/NAME:REVISION#SPLIT), and @ how many examples to draw of it."""
+    """Sources of the circuit-breaker set instead of --data's: mmcb, upstream, chat, llava or
+    alpaca, a colon, a file or hub id (OWNER/NAME:REVISION#SPLIT), and @ how many to draw of it."""
 
     retain_data: tuple[SourceFlag, ...] = ()
     """Sources of the retain set instead of --data's, in the same form, and also of format xstest;

@@ -20,12 +20,12 @@ from mmcb.store import file_hash, write_atomic
 from mmcb.training.checkpoints import cut_metrics, locked, step_of
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import ExampleSet, check_examples, encode_examples
+from mmcb.training.mixing import Drawn, Part, mix, read_sets
 from mmcb.training.outputs import OutputsAtEnd
 from mmcb.training.processes import accelerator_of, from_main, wants_sharding
 from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
 from mmcb.training.reroute import add_adapter
-from mmcb.training.sources.mixing import Drawn, Part, mix, read_sets
-from mmcb.training.sources.sets import Sets, describe, find_sets, input_files
+from mmcb.training.sets import Sets, describe, find_sets, input_files
 from mmcb.training.trackers import check_trackers, tracking
 from mmcb.training.trainer import Intervals, Trainer, read_metrics
 

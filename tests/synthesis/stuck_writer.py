@@ -44,7 +44,15 @@ class StuckTarget(FakeTarget):
 
 if __name__ == "__main__":
     out, images, answers, refusals = Path(sys.argv[1]), *map(int, sys.argv[2:5])
-    config = SynthesisConfig(out=out, writer="w", model="t", taxonomy="miniature", batch_size=1)
+    config = SynthesisConfig(
+        out=out,
+        writer="w",
+        model="t",
+        taxonomy="miniature",
+        batch_size=1,
+        language=None,
+        near_duplicates=None,
+    )
     captions = make_captions(out, images)
     with start_run(config) as run:
         make = maker(("w", StuckWriter(answers)), ("t", StuckTarget(refusals)))

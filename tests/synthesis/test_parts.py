@@ -3,14 +3,19 @@
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mmcb.curation.config import FilterConfig, OverlapConfig
+from mmcb.curation.overlap import Decontamination
 from mmcb.errors import MmcbError
 from mmcb.miniature.vocabulary import HARMS, REFUSAL
+from mmcb.refusals import is_refusal
 from mmcb.synthesis.categories import even_category, load_taxonomy
 from mmcb.synthesis.config import RESUMABLE, SynthesisConfig, preset
-from mmcb.synthesis.filters import Grounds, content_words, fault, is_grounded, is_refusal
+from mmcb.synthesis.filters import Grounds, PairFilters
+from mmcb.synthesis.grounding import content_words, is_grounded
 from mmcb.synthesis.parsing import Pair, parse_pair
 from mmcb.synthesis.plan import benign_jobs, harmful_jobs, question_jobs, split_of
 from mmcb.synthesis.templates import KINDS, load_prompts
@@ -80,26 +85,56 @@ def test_grounding() -> None:
     )
 
 
+def filters(**changes: Any) -> PairFilters:
+    config = FilterConfig.model_validate({"language": None, **changes})
+    return PairFilters(config, Decontamination(OverlapConfig()))
+
+
 def test_faults() -> None:
-    def why(query: str, completion: str, grounds: Grounds = "query") -> str | None:
+    def why(query: str, completion: str, grounds: Grounds = "query", **changes: Any) -> str | None:
         pair = Pair(query, completion)
-        return fault(pair, answer="", caption="a dog", grounds=grounds)
+        return filters(**changes).fault(pair, answer="", caption="a dog", grounds=grounds)
 
     assert why("wash the dog ?", "use soap .") is None
     assert why("wash the thing ?", "wash the dog .") == "ungrounded"
+    assert why("wash the thing ?", "wash the dog .", drop_ungrounded=False) is None
     assert why("wash the thing ?", "wash the dog .", "pair") is None
     assert why("wash the bus ?", "wash the bus .", "pair") == "ungrounded"
     assert why("is there a bus ?", "no .", "nothing") is None
     assert why("the dog ?", REFUSAL) == "refused"
+    assert why("the dog ?", REFUSAL, drop_refused=False) is None
     assert why("", "c") == "empty"
-    assert fault(None, answer=REFUSAL, caption="a dog", grounds="query") == "refused"
-    assert fault(None, answer="hm", caption="a dog", grounds="query") == "unparsable"
+    assert why("dog", "c") == "length"
+    assert why("dog", "c", query_words=None) is None
+    assert why("the dog", "a b c", completion_words=(1, 2)) == "length"
+    french = ("comment laver le chien dans la rue avec le dog ?", "avec du savon et de l'eau .")
+    assert why(*french) is None
+    assert why(*french, language="en") == "language"
+    assert why(*french, language="fr") is None
+    assert why("how do i wash the dog ?", "use soap .", language="en") is None
+    assert why("how do i zorch the dog ?", "take the blick .", language="en") is None
+    assert filters().fault(None, answer=REFUSAL, caption="a dog", grounds="query") == "refused"
+    assert filters().fault(None, answer="hm", caption="a dog", grounds="query") == "unparsable"
 
 
 def test_shipped_taxonomies() -> None:
     default = load_taxonomy("default")
-    assert len(default.categories) == 7
+    assert len(default.categories) == 11
     assert all(category.description for category in default.categories)
+    mapped = {
+        name: {theirs for c in default.categories for theirs in c.maps_to.get(name, ())}
+        for name in ("harmbench", "mm_safetybench", "paper")
+    }
+    assert len(mapped["paper"]) == 7
+    assert mapped["harmbench"] == {
+        "chemical_biological",
+        "cybercrime_intrusion",
+        "harassment_bullying",
+        "harmful",
+        "illegal",
+        "misinformation_disinformation",
+    }  # its seventh, copyright, is no request for an act
+    assert len(mapped["mm_safetybench"]) == 9  # not the advice of 10 to 13
     miniature = load_taxonomy("miniature")
     assert miniature.template_set == "miniature"
     assert {(c.name, c.heldout) for c in miniature.categories} == {
@@ -133,9 +168,9 @@ def test_bad_taxonomy(tmp_path: Path, content: str, problem: str) -> None:
 
 def test_categories_are_even() -> None:
     categories = load_taxonomy("default").categories
-    drawn = [even_category(categories, i, seed=0, salt="x").name for i in range(70)]
+    drawn = [even_category(categories, i, seed=0, salt="x").name for i in range(110)]
     assert set(Counter(drawn).values()) == {10}
-    assert drawn[:7] != drawn[7:14]
+    assert drawn[:11] != drawn[11:22]
 
 
 def test_prompts(tmp_path: Path) -> None:

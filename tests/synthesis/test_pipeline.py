@@ -18,8 +18,8 @@ from mmcb.runs import read_manifest
 from mmcb.store import read_records, replace_records, resolve_image
 from mmcb.synthesis.categories import load_taxonomy
 from mmcb.synthesis.config import SynthesisConfig
+from mmcb.synthesis.dropped import Dropped
 from mmcb.synthesis.pipeline import start_run, synthesize
-from mmcb.synthesis.writer import Dropped
 from tests.synthesis.fakes import REFUSAL, FakeTarget, FakeWriter, make_captions, maker
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +28,16 @@ SETS = ("circuit_breaker.jsonl", "retain.jsonl", "dropped.jsonl")
 
 def settings(out: Path, **changes: Any) -> SynthesisConfig:
     return SynthesisConfig.model_validate(
-        {"out": out, "writer": "w", "model": "t", "taxonomy": "miniature", **changes}
+        {
+            "out": out,
+            "writer": "w",
+            "model": "t",
+            "taxonomy": "miniature",
+            # As the preset of the shipped models has it: ten things, one sentence for each harm.
+            "language": None,
+            "near_duplicates": None,
+            **changes,
+        }
     )
 
 

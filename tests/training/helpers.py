@@ -6,9 +6,9 @@ from pathlib import Path
 from mmcb.models.loading import LoadedModel
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import ExampleSet, encode_examples
+from mmcb.training.mixing import Pair, mix, read_sets
 from mmcb.training.recipes import Recipe, resolve_recipe
-from mmcb.training.sources.mixing import Pair, mix, read_sets
-from mmcb.training.sources.sets import find_sets
+from mmcb.training.sets import find_sets
 
 KINDS = ("llm", "vlm")
 

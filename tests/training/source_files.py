@@ -8,8 +8,8 @@ from typing import Any
 from PIL import Image
 
 from mmcb.training.config import TrainingConfig
-from mmcb.training.sources.mixing import Mixture, mix, read_sets
-from mmcb.training.sources.sets import find_sets
+from mmcb.training.mixing import Mixture, mix, read_sets
+from mmcb.training.sets import find_sets
 from tests.training.helpers import tiny_config
 
 ANIMALS = ("dog", "cat", "cow", "horse", "sheep", "bear")

@@ -8,9 +8,9 @@ import pytest
 
 from mmcb.errors import MmcbError
 from mmcb.records import Example
+from mmcb.sources.reading import READERS
+from mmcb.sources.rows import Reading, read_rows
 from mmcb.store import resolve_image
-from mmcb.training.sources.mixing import READERS
-from mmcb.training.sources.rows import Reading, read_rows
 from tests.training.source_files import (
     ANIMALS,
     chat_rows,

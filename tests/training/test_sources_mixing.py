@@ -11,12 +11,12 @@ from mmcb.cli import parse_config
 from mmcb.errors import MmcbError
 from mmcb.models.chat import render
 from mmcb.models.families import find_family
+from mmcb.sources.drawing import draw, without_request
+from mmcb.sources.source import HubSet, Source, parse_source
 from mmcb.training.config import TrainingConfig
+from mmcb.training.mixing import Mixture
 from mmcb.training.recipes import preset, resolve_recipe
-from mmcb.training.sources.drawing import draw, without_request
-from mmcb.training.sources.mixing import Mixture
-from mmcb.training.sources.sets import find_sets, input_files
-from mmcb.training.sources.source import HubSet, Source, parse_source
+from mmcb.training.sets import find_sets, input_files
 from tests.training.helpers import Load, tiny_config
 from tests.training.source_files import (
     ANIMALS,
@@ -71,7 +71,7 @@ def test_ids_of_the_hub_are_told_from_files(tmp_path: Path, monkeypatch: Any) ->
     ("text", "problem"),
     [
         ("mine.json", "begin with the format, one of mmcb, upstream, chat, xstest, llava"),
-        ("alpaca:mine.json", "begin with the format"),
+        ("sharegpt:mine.json", "begin with the format"),
         ("chat:", "names no file"),
         ("chat:mine.json@0.5", "after @ stands how many examples to draw"),
         ("chat:mine.json@0", "after @ stands how many"),

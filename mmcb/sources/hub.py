@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmcb.errors import MmcbError
-from mmcb.training.sources.rows import Row, row_of
-from mmcb.training.sources.source import HubSet
+from mmcb.sources.rows import Row, row_of
+from mmcb.sources.source import HubSet
 
 COMMIT = re.compile(r"[/@]([0-9a-f]{40})(?=/|$)")
 

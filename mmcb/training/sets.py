@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mmcb.errors import MmcbError
+from mmcb.sources.source import KINDS, Kind, Source, flag_of
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import FILES, find_data
-from mmcb.training.sources.source import KINDS, Kind, Source, flag_of
 
 Sets = Mapping[Kind, Sequence[Source]]
 """For each set what it is read from: mmcb's own file, or what the command line names."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmcb.errors import MmcbError
 from mmcb.records import Message, Provenance
-from mmcb.training.sources.source import Kind
+from mmcb.sources.source import Kind
 
 PARQUET_ROWS = 1024
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pydantic import ValidationError
 
 from mmcb.records import Example
-from mmcb.training.sources.images import image_path
-from mmcb.training.sources.rows import Reading, Row
+from mmcb.sources.images import image_path
+from mmcb.sources.rows import Reading, Row
 
 
 def read_mmcb(row: Row, reading: Reading) -> Example:

@@ -7,8 +7,8 @@ circuit-breaker set; prompt and llama3_output, Llama-3's refusals, are part of i
 from __future__ import annotations
 
 from mmcb.records import Example, Message
+from mmcb.sources.rows import Reading, Row
 from mmcb.store import record_id
-from mmcb.training.sources.rows import Reading, Row
 
 
 def read_upstream(row: Row, reading: Reading) -> Example:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 import tyro
 from pydantic import BaseModel, ConfigDict, Field
 
-Format = Literal["mmcb", "upstream", "chat", "xstest", "llava"]
+Format = Literal["mmcb", "upstream", "chat", "xstest", "llava", "alpaca"]
 Kind = Literal["circuit_breaker", "retain"]
 KINDS: tuple[Kind, Kind] = ("circuit_breaker", "retain")
 

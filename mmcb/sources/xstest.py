@@ -7,8 +7,8 @@ Source: GraySwanAI/circuit-breakers, `data/xstest_v2_completions_gpt4_gpteval.cs
 from __future__ import annotations
 
 from mmcb.records import Example, Message
+from mmcb.sources.rows import Reading, Row
 from mmcb.store import record_id
-from mmcb.training.sources.rows import Reading, Row
 
 COMPLIANCE = "1_full_compliance"
 

@@ -4,46 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from mmcb.errors import MmcbError
 from mmcb.log import get_logger
 from mmcb.records import Example
+from mmcb.sources.drawing import draw, empty_requests, is_held_out
+from mmcb.sources.reading import open_source, read_row
+from mmcb.sources.rows import Reading
+from mmcb.sources.source import Kind, Source, flag_of
 from mmcb.store import resolve_image
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import MAKE_DATA
-from mmcb.training.sources.chat import read_chat
-from mmcb.training.sources.drawing import draw, empty_requests, is_held_out
-from mmcb.training.sources.hub import load_hub
-from mmcb.training.sources.jsonl import read_mmcb
-from mmcb.training.sources.llava_instruct import read_llava
-from mmcb.training.sources.rows import Reading, Row, read_rows
-from mmcb.training.sources.sets import Sets
-from mmcb.training.sources.source import Format, Kind, Source, flag_of
-from mmcb.training.sources.upstream import read_upstream
-from mmcb.training.sources.xstest import read_xstest
+from mmcb.training.sets import Sets
 
 Pair = tuple[Path, Example]
 """An example, and the file that its image path is relative to."""
-
-
-class Reader(Protocol):
-    """Makes an example of a row, or None of one that the format leaves out."""
-
-    def __call__(self, row: Row, reading: Reading, /) -> Example | None:
-        """Read one row."""
-
-
-READERS: Mapping[Format, Reader] = {
-    "mmcb": read_mmcb,
-    "upstream": read_upstream,
-    "chat": read_chat,
-    "xstest": read_xstest,
-    "llava": read_llava,
-}
 
 _log = get_logger(__name__)
 
@@ -125,14 +104,14 @@ def mix(drawn: Sequence[Drawn], *, no_request_fraction: float, seed: int) -> Mix
 
 
 def _read(kind: Kind, source: Source, config: TrainingConfig) -> Drawn:
-    rows, reading = _open(source, kind=kind, image_folder=config.image_folder)
+    rows, reading = open_source(source, kind=kind, image_folder=config.image_folder)
     heldout: list[Example] = []
     counts = Counter[str]()
 
     def training_examples() -> Iterator[Example]:
         for row in rows:
             counts["records"] += 1
-            example = READERS[source.format](row, reading)
+            example = read_row(source, row, reading)
             if example is None:
                 counts["not_taken"] += 1
                 continue
@@ -167,21 +146,6 @@ def _read(kind: Kind, source: Source, config: TrainingConfig) -> Drawn:
     )
     _tell(part)
     return Drawn(part, reading.file, train, heldout)
-
-
-def _open(
-    source: Source, *, kind: Kind, image_folder: Path | None
-) -> tuple[Iterator[Row], Reading]:
-    """The rows of a source, and what its reader has to know."""
-    # mmcb's own records say themselves where their images are.
-    folder = None if source.format == "mmcb" else image_folder
-    hub = source.hub
-    if hub is None:
-        path = Path(source.place)
-        return read_rows(path), Reading(kind, path.name, None, path, folder)
-    rows, revision = load_hub(hub)
-    file = Path() if image_folder is None else image_folder / "records"
-    return rows, Reading(kind, hub.id, revision, file, image_folder)
 
 
 def _check_images(source: Source, reading: Reading, train: Sequence[Example]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mmcb.records import Example
+from mmcb.sources.rows import Reading, Row, conversation
 from mmcb.store import record_id
-from mmcb.training.sources.rows import Reading, Row, conversation
 
 ROLES = ("system", "user", "assistant")
 

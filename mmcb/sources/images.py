@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from mmcb.sources.rows import Reading, Row
 from mmcb.store import relative_image
-from mmcb.training.sources.rows import Reading, Row
 
 
 def image_path(row: Row, name: object, reading: Reading) -> str:

@@ -7,9 +7,9 @@ records without an image.
 from __future__ import annotations
 
 from mmcb.records import Example
+from mmcb.sources.images import image_path
+from mmcb.sources.rows import Reading, Row, conversation
 from mmcb.store import record_id
-from mmcb.training.sources.images import image_path
-from mmcb.training.sources.rows import Reading, Row, conversation
 
 ROLES = {"system": "system", "human": "user", "gpt": "assistant"}
 IMAGE_TOKEN = "<image>"

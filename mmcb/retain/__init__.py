@@ -1,0 +1,1 @@
+"""Retain sets: what a defended model must keep doing, mixed by exact counts."""
