@@ -17,11 +17,10 @@ from mmcb.captioning.config import CaptioningConfig
 from mmcb.captioning.images import look_at
 from mmcb.captioning.notes import ImageNote, Notes
 from mmcb.errors import MmcbError
-from mmcb.generation.factory import make_generator
+from mmcb.generation.config import EngineConfig
+from mmcb.generation.factory import check_available, make_generator, named_family
 from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerator
 from mmcb.log import ProgressBar, get_logger, progress
-from mmcb.models.families import known_family
-from mmcb.models.locate import check_model, locate
 from mmcb.records import Caption, Message, Provenance
 from mmcb.runs import RunDir
 from mmcb.store import (
@@ -81,7 +80,7 @@ def caption_images(
     done = existing_ids(path)
     todo = [file for file in files if _missing(file, done, config)]
     if todo and config.source == "model" and make is None:
-        _check_sees_images(config.model)
+        _check_sees_images(config.engine, config.model)
     # Every setting may change: what has a caption keeps it, whoever wrote it.
     run = RunDir.start(
         config.folder / "captioning",
@@ -200,6 +199,7 @@ def _provenance(
         settings={
             "prompt": config.prompt,
             "max_new_tokens": config.max_new_tokens,
+            "engine": config.engine.name,
             "finish_reason": completion.finish_reason,
         },
     )
@@ -220,16 +220,17 @@ def _chunks(images: Sequence[CocoImage], size: int) -> Iterator[list[CocoImage]]
         yield chunk
 
 
-def _check_sees_images(model: str) -> None:
+def _check_sees_images(engine: EngineConfig, model: str) -> None:
     """Say at once that the model cannot be had, or cannot see."""
     # A name of the table tells by itself; only then is it worth a look at the disk and the network.
-    family = known_family(model) or locate(model).family
+    family = named_family(engine, model)
+    if family is None or family.kind != "llm":
+        family = check_available(engine, model)
     if family is not None and family.kind == "llm":
         raise MmcbError(
             f"{model} takes no images, so it cannot caption any",
             hint="caption with --model tiny-llava-next, or take human captions: --source coco",
         )
-    check_model(model)
 
 
 def _check_same_root(path: Path, root: Path) -> None:

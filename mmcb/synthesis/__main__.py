@@ -46,11 +46,11 @@ def _run(config: SynthesisConfig) -> None:
 
 def _check_models(config: SynthesisConfig) -> bool:
     """Say at once, not after hours, what cannot be had; returns whether --model sees."""
-    from mmcb.models.locate import check_model, locate
+    from mmcb.generation.factory import check_available
 
     sees = True
     if config.source == "model" or config.refusal_fraction > 0:
-        family = locate(config.model).family
+        family = check_available(config.engine, config.model)
         sees = family is None or family.kind == "vlm"
     if config.source == "model" and not sees:
         raise MmcbError(
@@ -58,7 +58,7 @@ def _check_models(config: SynthesisConfig) -> bool:
             hint="take human captions: --source coco",
         )
     try:
-        check_model(config.writer)
+        check_available(config.engine, config.writer)
     except MmcbError as error:
         command = f"python -m mmcb.synthesis --coco-root {config.coco_root}"
         raise MmcbError(

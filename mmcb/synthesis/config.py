@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from mmcb.config import Config, UnitFraction
+from mmcb.generation.config import EngineConfig, EngineFlags
 from mmcb.models.families import FAMILIES
 
 DATA_ROOT = Path("data/synthesis")
@@ -104,7 +105,7 @@ class SynthesisConfig(Config):
     seed: int = 0
     """Seed of the split, the categories and the writer's sampling."""
 
-    engine: str = "transformers"
+    engine: EngineFlags = EngineConfig()
     """What runs the models."""
 
     @property

@@ -173,7 +173,11 @@ def _refusal(
         revision=target.revision,
         seed=0,
         source_id=asked.provenance.source_id,
-        settings={"temperature": 0.0, "max_new_tokens": config.refusal_max_new_tokens},
+        settings={
+            "temperature": 0.0,
+            "max_new_tokens": config.refusal_max_new_tokens,
+            "engine": config.engine.name,
+        },
     )
     query = asked.prompt_messages[-1].content
     messages = _turns(query, completion.text.strip())
