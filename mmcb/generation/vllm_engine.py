@@ -179,7 +179,8 @@ def _engine_settings(
     if reader.is_vlm:
         settings["limit_mm_per_prompt"] = {"image": 1}
     if adapter is not None:
-        settings |= {"enable_lora": True, "max_lora_rank": _lora_room(adapter)}
+        # A slot more than adapters: vLLM 0.32's CPU kernels take "no adapter" for the last slot.
+        settings |= {"enable_lora": True, "max_lora_rank": _lora_room(adapter), "max_loras": 2}
     return settings
 
 
