@@ -21,11 +21,10 @@ from mmcb.coco.folder import ImageFile, image_folders
 from mmcb.coco.index import CocoImage, CocoIndex, Selection
 from mmcb.coco.licenses import license_numbers
 from mmcb.errors import MmcbError
-from mmcb.generation.factory import make_generator
+from mmcb.generation.config import EngineConfig
+from mmcb.generation.factory import check_available, make_generator, named_family
 from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerator
 from mmcb.log import ProgressBar, get_logger, progress
-from mmcb.models.families import known_family
-from mmcb.models.locate import check_model, locate
 from mmcb.record_index import RecordIndex
 from mmcb.records import Caption, Message, Provenance
 from mmcb.runs import RunDir
@@ -61,12 +60,12 @@ def caption_images(
     _check_same_root(path, config.coco_root)
     needs_model = config.source == "model" and make is None
     if needs_model and not path.exists():  # before minutes go into COCO's annotations
-        _check_sees_images(config.model)
+        _check_sees_images(config.engine, config.model)
     index, selection = _choose(config, missing_hint)
     done = RecordIndex(path, Caption)
     todo = sum(_missing(image.file, done, config) for image in index.images())
     if needs_model and todo:
-        _check_sees_images(config.model)
+        _check_sees_images(config.engine, config.model)
     # Every setting may change: what has a caption keeps it, whoever wrote it.
     may_change = SHARD_RESUMABLE if config.shard else frozenset(CaptioningConfig.model_fields)
     run = RunDir.start(
@@ -213,6 +212,7 @@ def _provenance(
         settings={
             "prompt": config.prompt,
             "max_new_tokens": config.max_new_tokens,
+            "engine": config.engine.name,
             "finish_reason": completion.finish_reason,
         },
     )
@@ -233,16 +233,17 @@ def _chunks(images: Iterable[CocoImage], size: int) -> Iterator[list[CocoImage]]
         yield chunk
 
 
-def _check_sees_images(model: str) -> None:
+def _check_sees_images(engine: EngineConfig, model: str) -> None:
     """Say at once that the model cannot be had, or cannot see."""
     # A name of the table tells by itself; only then is it worth a look at the disk and the network.
-    family = known_family(model) or locate(model).family
+    family = named_family(engine, model)
+    if family is None or family.kind != "llm":
+        family = check_available(engine, model)
     if family is not None and family.kind == "llm":
         raise MmcbError(
             f"{model} takes no images, so it cannot caption any",
             hint="caption with --model tiny-llava-next, or take human captions: --source coco",
         )
-    check_model(model)
 
 
 def _check_same_root(path: Path, root: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from mmcb.config import Config
+from mmcb.generation.config import EngineConfig, EngineFlags
 from mmcb.models.families import FAMILIES
 
 DATA_ROOT = Path("data/synthesis")
@@ -72,7 +73,7 @@ class CaptioningConfig(Config):
     batch_size: int = Field(default=16, ge=1)
     """Images captioned at once."""
 
-    engine: str = "transformers"
+    engine: EngineFlags = EngineConfig()
     """What runs the model."""
 
     @model_validator(mode="after")

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mmcb.attacks.prompts import TextAttack
 from mmcb.config import Config
+from mmcb.generation.config import EngineConfig, EngineFlags
 from mmcb.models.families import FAMILIES
 
 _DATA = Path("data/miniature")
@@ -68,7 +69,7 @@ class EvaluationConfig(Config):
     batch_size: int = Field(default=32, ge=1)
     """Requests answered at once; halved by itself when the memory does not do."""
 
-    engine: str = "transformers"
+    engine: EngineFlags = EngineConfig()
     """What generates the answers."""
 
     show_harmful: bool = False

@@ -11,8 +11,8 @@ from mmcb.attacks.prompts import read_templates, text_attempts
 from mmcb.errors import MmcbError
 from mmcb.evaluation.capability import task_attempts, without_images
 from mmcb.evaluation.config import EvaluationConfig
+from mmcb.generation.factory import named_family
 from mmcb.log import get_logger
-from mmcb.models.families import known_family
 from mmcb.records import Attempt, Behavior, Record, Task
 from mmcb.store import read_records, record_id, relative_image, resolve_image
 
@@ -40,7 +40,7 @@ def read_inputs(config: EvaluationConfig, *, roles: Sequence[str], attempts_path
     Raises:
         MmcbError: A file is missing or holds a bad line, or there is nothing to evaluate.
     """
-    family = known_family(config.model)
+    family = named_family(config.engine, config.model)
     text_only = family is not None and family.kind == "llm"
     inputs = Inputs(attempts=[])
     for path in (config.behaviors, config.text_behaviors):

@@ -24,10 +24,9 @@ from mmcb.evaluation.weights import (
     find_adapter,
     training_run_of,
 )
-from mmcb.generation.factory import make_generator
+from mmcb.generation.factory import make_generator, named_family
 from mmcb.generation.protocol import Sampling, TextGenerator
 from mmcb.log import get_logger
-from mmcb.models.families import known_family
 from mmcb.records import Generation, Verdict
 from mmcb.runs import RunDir, read_manifest
 from mmcb.store import read_records, replace_records, write_atomic
@@ -57,7 +56,7 @@ def evaluate(
     """
     for judge in config.judges:
         find_judge(judge, "harm")
-    known_family(config.model)
+    named_family(config.engine, config.model)
     adapter = find_adapter(config.adapter, model=config.model)
     roles = ("base",) if adapter is None else ("base", "defended")
     out = output_folder(config)
@@ -90,7 +89,9 @@ def output_folder(config: EvaluationConfig) -> Path:
 def _plan(config: EvaluationConfig, inputs: Inputs, out: Path, adapter: Path | None) -> Plan:
     attempts_path = out / "attempts.jsonl"
     replace_records(attempts_path, inputs.attempts)
-    base = base_fingerprint(config.model)
+    # Which weights a server has, it does not tell: its answers count for its name alone.
+    on_server = config.engine.name == "server"
+    base = f"server:{config.model}" if on_server else base_fingerprint(config.model)
     fingerprints = {"base": base}
     if adapter is not None:
         fingerprints["defended"] = f"{base}+{adapter_fingerprint(adapter)}"
@@ -159,7 +160,7 @@ def _settings(
         "model": config.model,
         "adapter": None if adapter is None else str(adapter),
         "weights": dict(plan.fingerprints),
-        "engine": config.engine,
+        "engine": config.engine.name,
         "decoding": plan.sampling.model_dump(mode="json"),
         "judges": list(config.judges),
         "attack": attack_facts(config.hijacks, inputs.attempts),

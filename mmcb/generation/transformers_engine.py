@@ -7,10 +7,7 @@ last bits of floating point still depend on the batch.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,20 +16,21 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from mmcb.errors import MmcbError
-from mmcb.generation.images import image_size, open_image
+from mmcb.generation.images import open_image
 from mmcb.generation.protocol import Completion, Request, Sampling
+from mmcb.generation.tokens import (
+    Job,
+    completion_of,
+    encode_requests,
+    end_ids,
+    failure,
+    request_seed,
+)
 from mmcb.log import get_logger
-from mmcb.models.chat import Encoded, encode
 from mmcb.models.hidden import embed_inputs
 from mmcb.models.loading import LoadedModel
 
 _log = get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    request: Request
-    encoded: Encoded
 
 
 class TransformersGenerator:
@@ -54,18 +52,8 @@ class TransformersGenerator:
         Raises:
             MmcbError: images for a model that takes none.
         """
-        if not self.loaded.is_vlm and any(request.image for request in requests):
-            raise MmcbError(
-                f"{self.loaded.name} takes no images",
-                hint="use a vision-language model, such as tiny-llava-next",
-            )
-        jobs: list[_Job] = []
-        failed: list[Completion] = []
-        for request in requests:
-            try:
-                jobs.append(_Job(request, self._encode(request)))
-            except MmcbError as error:
-                failed.append(_failure(request, error))
+        limit = getattr(self.loaded.decoder.config, "max_position_embeddings", None)
+        jobs, failed = encode_requests(self.loaded, requests, max_length=limit)
         if failed:
             yield failed
         # Longest first: if memory does not suffice, that shows at once.
@@ -77,7 +65,7 @@ class TransformersGenerator:
                 done = self._run(batch, sampling)
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
-                    done = [_failure(batch[0].request, error)]
+                    done = [failure(batch[0].request, error)]
                 else:
                     done, size = None, max(1, len(batch) // 2)
             if done is None:
@@ -88,19 +76,8 @@ class TransformersGenerator:
             jobs = rest
             yield done
 
-    def _encode(self, request: Request) -> Encoded:
-        size = None if request.image is None else image_size(request.image)
-        encoded = encode(self.loaded, request.messages, image_size=size, prefill=request.prefill)
-        limit = getattr(self.loaded.decoder.config, "max_position_embeddings", None)
-        if limit is not None and len(encoded.input_ids) >= limit:
-            raise MmcbError(
-                f"a prompt of {len(encoded.input_ids)} tokens; {self.name} reads {limit}",
-                hint="shorten it",
-            )
-        return encoded
-
-    def _run(self, jobs: Sequence[_Job], sampling: Sampling) -> list[Completion]:
-        ready: list[_Job] = []
+    def _run(self, jobs: Sequence[Job], sampling: Sampling) -> list[Completion]:
+        ready: list[Job] = []
         images: list[dict[str, Tensor]] = []
         completions: list[Completion] = []
         for job in jobs:
@@ -109,16 +86,16 @@ class TransformersGenerator:
                     images.append(self._pixels(job))
                 ready.append(job)
             except MmcbError as error:
-                completions.append(_failure(job.request, error))
+                completions.append(failure(job.request, error))
         if ready:
             new_ids = self._generate(ready, images, sampling)
             completions += [
-                self._finish(job, ids, sampling)
+                completion_of(self.loaded, job, ids, end_ids=self._end_ids())
                 for job, ids in zip(ready, new_ids.tolist(), strict=True)
             ]
         return completions
 
-    def _pixels(self, job: _Job) -> dict[str, Tensor]:
+    def _pixels(self, job: Job) -> dict[str, Tensor]:
         assert job.request.image is not None
         image = open_image(job.request.image)
         # On the CPU, whatever the model's device: torchvision resizes 8-bit images otherwise on a
@@ -128,7 +105,7 @@ class TransformersGenerator:
 
     @torch.inference_mode()
     def _generate(
-        self, jobs: Sequence[_Job], images: Sequence[dict[str, Tensor]], sampling: Sampling
+        self, jobs: Sequence[Job], images: Sequence[dict[str, Tensor]], sampling: Sampling
     ) -> Int[Tensor, "B T"]:
         """New token ids, filled up after the end with the padding id."""
         batch = pad_left(
@@ -173,35 +150,7 @@ class TransformersGenerator:
         )
 
     def _end_ids(self) -> list[int]:
-        own: Any = getattr(self.loaded.base.generation_config, "eos_token_id", None)
-        ids = set(own) if isinstance(own, list) else {own}
-        return sorted(int(i) for i in ids | {self.loaded.tokenizer.eos_token_id} if i is not None)
-
-    def _finish(self, job: _Job, new_ids: list[int], sampling: Sampling) -> Completion:
-        ends = set(self._end_ids())
-        stop = next((at for at, token in enumerate(new_ids) if token in ends), None)
-        kept = new_ids if stop is None else new_ids[:stop]
-        return Completion(
-            id=job.request.id,
-            text=self._text(job, kept),
-            finish_reason="length" if stop is None else "stop",
-            num_tokens=len(kept),
-        )
-
-    def _text(self, job: _Job, new_ids: list[int]) -> str:
-        """The new words. Decoded together with the prefill, whose last word they may go on."""
-        begun = job.encoded.input_ids[job.encoded.completion_start :]
-        if not begun:
-            # The space between the template's header and the answer is the template's.
-            return self._decode(new_ids).lstrip()
-        before, whole = self._decode(begun), self._decode(begun + new_ids)
-        return whole[len(before) :] if whole.startswith(before) else self._decode(new_ids)
-
-    def _decode(self, ids: list[int]) -> str:
-        text = self.loaded.tokenizer.decode(
-            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return str(text)
+        return end_ids(self.loaded.tokenizer, self.loaded.base.generation_config)
 
 
 class SeededNoise(LogitsProcessor):
@@ -214,7 +163,7 @@ class SeededNoise(LogitsProcessor):
     def __init__(self, request_ids: Sequence[str], sampling: Sampling) -> None:
         self._sampling = sampling
         self._generators = [
-            torch.Generator().manual_seed(_seed(sampling.seed, name)) for name in request_ids
+            torch.Generator().manual_seed(request_seed(sampling.seed, name)) for name in request_ids
         ]
 
     def __call__(
@@ -245,13 +194,3 @@ def _nucleus(logits: Float[Tensor, "B V"], top_p: float) -> Float[Tensor, "B V"]
     before = ordered.exp().cumsum(dim=-1) - ordered.exp()
     ordered = ordered.masked_fill(before >= top_p, float("-inf"))
     return torch.empty_like(logits).scatter(-1, order, ordered)
-
-
-def _seed(seed: int, request_id: str) -> int:
-    digest = hashlib.sha256(f"{seed}:{request_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _failure(request: Request, error: Exception) -> Completion:
-    _log.warning("request %s was not run: %s", request.id, error)
-    return Completion(id=request.id, text="", finish_reason="error", num_tokens=0)

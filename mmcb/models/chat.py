@@ -7,11 +7,37 @@ caption is five characters and a word, not a picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from mmcb.errors import MmcbError
-from mmcb.models.loading import LoadedModel
 from mmcb.records import Message
+
+
+class ChatModel(Protocol):
+    """What is asked of a model here: how it reads and writes text. Its weights need not be loaded.
+
+    A `LoadedModel` is one, a `ModelReader` as well.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the user called it."""
+
+    @property
+    def config(self) -> Any:
+        """Its transformers config."""
+
+    @property
+    def processor(self) -> Any:
+        """For text and images; for an LLM the tokenizer again."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """Its tokenizer."""
+
+    @property
+    def is_vlm(self) -> bool:
+        """Whether it takes images."""
 
 
 class Encoded(NamedTuple):
@@ -26,7 +52,7 @@ class Encoded(NamedTuple):
 
 
 def render(
-    loaded: LoadedModel, messages: Sequence[Message], *, has_image: bool, prefill: str = ""
+    loaded: ChatModel, messages: Sequence[Message], *, has_image: bool, prefill: str = ""
 ) -> str:
     """The conversation as the model's chat template writes it, image tokens not yet expanded.
 
@@ -42,7 +68,7 @@ def render(
 
 
 def encode(
-    loaded: LoadedModel,
+    loaded: ChatModel,
     messages: Sequence[Message],
     *,
     image_size: tuple[int, int] | None,
@@ -83,13 +109,13 @@ def encode(
     return Encoded(expanded, start + count - 1, position + count)
 
 
-def image_token_id(loaded: LoadedModel) -> int:
+def image_token_id(loaded: ChatModel) -> int:
     """The id that stands for one image feature.
 
     Raises:
         MmcbError: the model takes no images.
     """
-    value = getattr(loaded.base.config, "image_token_id", None)
+    value = getattr(loaded.config, "image_token_id", None)
     if value is None:
         raise MmcbError(
             f"{loaded.name} takes no images",
@@ -98,13 +124,13 @@ def image_token_id(loaded: LoadedModel) -> int:
     return int(value)
 
 
-def num_image_tokens(loaded: LoadedModel, image_size: tuple[int, int]) -> int:
+def num_image_tokens(loaded: ChatModel, image_size: tuple[int, int]) -> int:
     """How many tokens an image of (height, width) becomes, as the processor counts them."""
     data = loaded.processor._get_num_multimodal_tokens(image_sizes=[list(image_size)])
     return int(data["num_image_tokens"][0])
 
 
-def neutralize(loaded: LoadedModel, text: str) -> str:
+def neutralize(loaded: ChatModel, text: str) -> str:
     """`text` with every special token of the model broken by a space, `<image>` -> `< image>`."""
     specials = {*loaded.tokenizer.all_special_tokens, *_image_tokens(loaded)}
     for token in sorted(specials, key=len, reverse=True):
@@ -113,14 +139,14 @@ def neutralize(loaded: LoadedModel, text: str) -> str:
     return text
 
 
-def _image_tokens(loaded: LoadedModel) -> tuple[str, ...]:
+def _image_tokens(loaded: ChatModel) -> tuple[str, ...]:
     token = getattr(loaded.processor, "image_token", None)
     # `<image>` is LLaVA's own word for it, so a text-only model does not see it either.
     return ("<image>",) if token is None else (token, "<image>")
 
 
 def _render_parts(
-    loaded: LoadedModel, messages: Sequence[Message], *, has_image: bool, prefill: str
+    loaded: ChatModel, messages: Sequence[Message], *, has_image: bool, prefill: str
 ) -> tuple[str, str]:
     """The prompt up to where the assistant begins, and what the assistant says (may be empty)."""
     if not messages:
@@ -138,7 +164,7 @@ def _render_parts(
     return prompt, _glue(loaded, before, prompt, has_image=has_image) + answer + eos
 
 
-def _glue(loaded: LoadedModel, before: Sequence[Message], prompt: str, *, has_image: bool) -> str:
+def _glue(loaded: ChatModel, before: Sequence[Message], prompt: str, *, has_image: bool) -> str:
     """What the template puts between the generation prompt and an answer, e.g. one space.
 
     The answer's own text is not taken from the template: LLaVA-1.6-Mistral's ends turns with a
@@ -154,7 +180,7 @@ def _glue(loaded: LoadedModel, before: Sequence[Message], prompt: str, *, has_im
 
 
 def _apply_template(
-    loaded: LoadedModel, messages: Sequence[Message], *, has_image: bool, open_turn: bool
+    loaded: ChatModel, messages: Sequence[Message], *, has_image: bool, open_turn: bool
 ) -> str:
     from jinja2 import TemplateError
 
@@ -177,7 +203,7 @@ def _apply_template(
 
 
 def _turns(
-    loaded: LoadedModel, messages: Sequence[Message], *, has_image: bool
+    loaded: ChatModel, messages: Sequence[Message], *, has_image: bool
 ) -> list[dict[str, Any]]:
     """Messages in the template's own shape; the image goes into the first user message."""
     if has_image and not loaded.is_vlm:

@@ -48,6 +48,11 @@ class LoadedModel:
         return self.model if getter is None else getter()
 
     @property
+    def config(self) -> Any:
+        """The transformers config."""
+        return self.base.config
+
+    @property
     def device(self) -> torch.device:
         """Where the token embeddings are; inputs go there."""
         weight = self.base.get_input_embeddings().weight
@@ -121,13 +126,13 @@ def load_model(
     if num_blocks is not None:
         _keep_blocks(text_config, num_blocks, name=name)
     where = _pick_device(device)
-    model = _load_weights(location, config, family, dtype=_pick_dtype(dtype, config, where))
+    model = _load_weights(location, config, family, dtype=pick_dtype(dtype, config, where))
     if adapter is not None:
         model = _load_adapter(model, adapter)
     model = (model.to(where) if move else model).eval()
     model.requires_grad_(False)
-    processor, tokenizer = _load_processor(location, family)
-    revision = getattr(config, "_commit_hash", None) or _folder_revision(Path(location.source))
+    processor, tokenizer = load_processor(location, family)
+    revision = getattr(config, "_commit_hash", None) or folder_revision(Path(location.source))
     return LoadedModel(name, family, model, processor, tokenizer, revision)
 
 
@@ -178,7 +183,8 @@ def _pick_device(device: str) -> torch.device:
     return where
 
 
-def _pick_dtype(dtype: str, config: Any, device: torch.device) -> torch.dtype:
+def pick_dtype(dtype: str, config: Any, device: torch.device) -> torch.dtype:
+    """The precision that `load_model`'s `dtype` means for this checkpoint and device."""
     if dtype in _DTYPES:
         return _DTYPES[dtype]
     stored = getattr(config, "dtype", None) or getattr(config.get_text_config(), "dtype", None)
@@ -253,7 +259,8 @@ def _load_adapter(model: Any, adapter: Path) -> Any:
         ) from error
 
 
-def _load_processor(location: Location, family: Family) -> tuple[Any, Any]:
+def load_processor(location: Location, family: Family) -> tuple[Any, Any]:
+    """The processor (of an LLM, the tokenizer) and the tokenizer, which pads on the left."""
     from transformers import AutoProcessor, AutoTokenizer
 
     auto: Any = AutoProcessor if family.kind == "vlm" else AutoTokenizer
@@ -273,7 +280,7 @@ def _load_processor(location: Location, family: Family) -> tuple[Any, Any]:
     return processor, tokenizer
 
 
-def _folder_revision(folder: Path) -> str | None:
+def folder_revision(folder: Path) -> str | None:
     """`sha256:...` over the safetensors of a folder, None for hub ids and for huge folders."""
     files = sorted(folder.glob("*.safetensors")) if folder.is_dir() else []
     if not files or sum(file.stat().st_size for file in files) > _HASH_LIMIT_BYTES:

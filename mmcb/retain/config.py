@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from mmcb.config import Config, UnitFraction
 from mmcb.curation.config import OverlapConfig
+from mmcb.generation.config import EngineConfig, EngineFlags
 from mmcb.sources.source import SourceFlag, read_sources
 
 
@@ -64,7 +65,7 @@ class MixConfig(Config):
     gallery: bool = True
     """Write static pages to review the set by eye."""
 
-    engine: str = "transformers"
+    engine: EngineFlags = EngineConfig()
     """What runs the model."""
 
     seed: int = 0

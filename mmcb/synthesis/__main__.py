@@ -70,11 +70,11 @@ def _make_judge(name: str) -> "HarmJudge":
 def _check_models(config: SynthesisConfig) -> bool:
     """Say at once, not after hours, what cannot be had; returns whether --model sees."""
     from mmcb.evaluation.judges import find_judge
-    from mmcb.models.locate import check_model, locate
+    from mmcb.generation.factory import check_available
 
     sees = True
     if config.source == "model" or config.refusal_fraction > 0:
-        family = locate(config.model).family
+        family = check_available(config.engine, config.model)
         sees = family is None or family.kind == "vlm"
     if config.source == "model" and not sees:
         raise MmcbError(
@@ -84,7 +84,7 @@ def _check_models(config: SynthesisConfig) -> bool:
     if config.harm_judge is not None:
         find_judge(config.harm_judge, "harm")
     try:
-        check_model(config.writer)
+        check_available(config.engine, config.writer)
     except MmcbError as error:
         command = f"python -m mmcb.synthesis --coco-root {config.coco_root}"
         raise MmcbError(

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from mmcb.config import Config, UnitFraction
 from mmcb.curation.config import FilterConfig, OverlapConfig
+from mmcb.generation.config import EngineConfig, EngineFlags
 from mmcb.models.families import FAMILIES
 
 DATA_ROOT = Path("data/synthesis")
@@ -123,7 +124,7 @@ class WritingConfig(Config):
     gallery: bool = True
     """Write static pages to review the sets by eye."""
 
-    engine: str = "transformers"
+    engine: EngineFlags = EngineConfig()
     """What runs the models."""
 
     @property

@@ -199,6 +199,7 @@ def _refusal(
             "temperature": 0.0,
             "max_new_tokens": config.refusal_max_new_tokens,
             "notice": NOTICE,
+            "engine": config.engine.name,
         },
     )
     query = asked.prompt_messages[-1].content

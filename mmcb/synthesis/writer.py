@@ -199,6 +199,7 @@ def _example(job: Job, pair: Pair, attempt: int, sampling: Sampling, desk: Desk)
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
                 "max_new_tokens": sampling.max_new_tokens,
+                "engine": desk.config.engine.name,
                 **({} if job.category is None else {"notice": NOTICE}),
             },
         ),

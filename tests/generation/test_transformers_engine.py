@@ -8,6 +8,7 @@ from PIL import Image
 
 from mmcb.errors import MmcbError
 from mmcb.generation import make_generator
+from mmcb.generation.config import EngineConfig
 from mmcb.generation.protocol import Completion, Request, Sampling
 from mmcb.generation.transformers_engine import SeededNoise, TransformersGenerator
 from mmcb.models.chat import encode
@@ -182,8 +183,10 @@ def test_the_checkpoints_own_defaults_do_not_count(
 
 
 def test_make_generator(llm_folder: Path) -> None:
-    generator = make_generator("transformers", str(llm_folder))
+    generator = make_generator(EngineConfig(device="cpu", dtype="bfloat16"), str(llm_folder))
+    assert isinstance(generator, TransformersGenerator)
+    assert generator.loaded.dtype == torch.bfloat16
     assert generator.name == str(llm_folder)
     assert generator.revision is not None
-    with pytest.raises(MmcbError, match="engine"):
-        make_generator("steam", str(llm_folder))
+    with pytest.raises(ValueError, match="transformers"):
+        EngineConfig(name="steam")
