@@ -143,7 +143,9 @@ class VllmGenerator:
             stop_token_ids=self._end_ids,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            structured_outputs=None if schema is None else StructuredOutputsParams(json=schema),
+            structured_outputs=None
+            if schema is None
+            else StructuredOutputsParams(json=dict(schema)),
         )
 
 
