@@ -13,12 +13,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mmcb.attacks.image_hijack import attacker as attacker_module
 from mmcb.attacks.image_hijack.config import COMMAND, ImageHijackConfig
 from mmcb.attacks.image_hijack.outputs import LossCurve
 from mmcb.attacks.image_hijack.run import run_image_hijack
 from mmcb.attacks.image_hijack.subjects import read_levels
-from mmcb.attacks.pgd import ProjectedGradientDescent, StepReport
+from mmcb.attacks.pgd import ProjectedGradientDescent
+from mmcb.attacks.results import StepReport
 from mmcb.config import Config
 from mmcb.errors import MmcbError
 from mmcb.models.chat import num_image_tokens
@@ -191,7 +191,7 @@ def test_interrupted_in_the_middle_equals_uninterrupted(
         taken += 1
         return step(attack)
 
-    monkeypatch.setattr(attacker_module.ProjectedGradientDescent, "step", interrupted)
+    monkeypatch.setattr(ProjectedGradientDescent, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_image_hijack(config)
     assert read_manifest(tmp_path / "cut")["status"] == "interrupted"
@@ -203,7 +203,7 @@ def test_interrupted_in_the_middle_equals_uninterrupted(
         redone += 1
         return step(attack)
 
-    monkeypatch.setattr(attacker_module.ProjectedGradientDescent, "step", counted)
+    monkeypatch.setattr(ProjectedGradientDescent, "step", counted)
     cut = run_image_hijack(config)
     # 2 batches x 2 models x 8 evaluations; at most save_every - 1 were lost.
     assert 32 - stop_at <= redone <= 32 - stop_at + 1
@@ -223,7 +223,7 @@ def test_an_unfinished_default_run_is_resumed_a_finished_one_is_not(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(attacker_module.ProjectedGradientDescent, "step", interrupted)
+        patch.setattr(ProjectedGradientDescent, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_image_hijack(config)
     (folder,) = (inside / "runs" / COMMAND).iterdir()
