@@ -17,7 +17,7 @@ from mmcb.attacks.pixels import PixelSpace
 from mmcb.attacks.threat import PixelBall, from_levels
 from mmcb.attacks.universal import UniversalObjective
 from mmcb.models.loading import LoadedModel, load_model
-from tests.tiny_models import make_tiny_vlm
+from tests.tiny_models import make_tiny_llava_1_5, make_tiny_vlm
 
 PROMPTS = ("how do i zorch the dog ?", "how do i zorch the big red cup , please ?", "zorch it")
 TARGETS = (
@@ -29,10 +29,18 @@ NOW = Moment(restart=0, step=0, steps=10, seed=0, row_ids=("a", "b", "c"))
 SIZES = [(112, 224), (131, 57), (56, 56), (40, 150)]
 
 
-@pytest.fixture(scope="module", params=["torchvision", "pil"])
+MODELS = [
+    (make_tiny_vlm, "torchvision"),
+    (make_tiny_vlm, "pil"),
+    (make_tiny_llava_1_5, "torchvision"),
+    (make_tiny_llava_1_5, "pil"),
+]
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
-    folder = make_tiny_vlm(tmp_path_factory.mktemp("vlm"), backend=request.param)
-    return load_model(str(folder), device="cpu")
+    make, backend = request.param
+    return load_model(str(make(tmp_path_factory.mktemp("vlm"), backend=backend)), device="cpu")
 
 
 @pytest.fixture(scope="module")

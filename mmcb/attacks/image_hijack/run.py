@@ -72,7 +72,7 @@ def run_image_hijack(config: ImageHijackConfig) -> Path:
     )
     roles = assign_roles(resolved, behaviors) if config.universal else None
     with _start(resolved, targets, behaviors_path) as run:
-        loaded, subjects, num_skipped = _prepare(
+        loaded, subjects, num_skipped = prepare(
             resolved, targets, pairs, run, count=1 if roles else None
         )
         layers = rerouted_layers(targets.adapter, targets.model)
@@ -80,12 +80,12 @@ def run_image_hijack(config: ImageHijackConfig) -> Path:
         if roles is not None:
             UniversalAttacker(bench, targets.labels, roles).attack(subjects[0])
         else:
-            HijackAttacker(bench, targets.labels).attack(_with_targets(bench, subjects))
+            HijackAttacker(bench, targets.labels).attack(with_targets(bench, subjects))
         log_summary(run.path / "attempts.jsonl", num_skipped=num_skipped)
     return run.path
 
 
-def _prepare(
+def prepare(
     config: ImageHijackConfig,
     targets: Targets,
     pairs: Iterator[tuple[Behavior, Path]],
@@ -125,7 +125,7 @@ def _fitter(
     return lambda image: as_the_model_sees(shrink(image), preprocess)
 
 
-def _with_targets(bench: Bench, subjects: Sequence[Subject]) -> Sequence[Subject]:
+def with_targets(bench: Bench, subjects: Sequence[Subject]) -> Sequence[Subject]:
     """Long targets, where they are asked for."""
     if bench.config.target != "completion":
         return subjects
