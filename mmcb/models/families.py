@@ -154,15 +154,9 @@ _LLAVA_NEXT = Family(
     ),
 )
 
-_LLAVA_1_5 = Family(
-    name="llava-1.5",
-    hub_id="llava-hf/llava-1.5-7b-hf",
-    kind="vlm",
-    config_model_type="llava",
-    num_blocks=32,
-    decoder_layers=_LLAVA_LAYERS,
-    # No published recipe: LLaVA-NeXT's, whose decoder has the same depth and shape. Not measured.
-    defaults=_LLAVA_NEXT.defaults,
+# No published recipe: LLaVA-NeXT's, whose decoder has the same depth and shape. Not measured.
+_LLAVA_1_5 = replace(
+    _LLAVA_NEXT, name="llava-1.5", hub_id="llava-hf/llava-1.5-7b-hf", config_model_type="llava"
 )
 
 _MISTRAL = Family(
