@@ -111,7 +111,7 @@ class Reference:
         self.model.zero_grad()
         loss.backward()
         assert image.grad is not None
-        self.losses.append(float(loss))
+        self.losses.append(float(loss.detach()))
         self.image = BALL.project(self.image - STEP * image.grad.sign(), self.clean)
 
 

@@ -39,14 +39,14 @@ class Resizer:
         """Resize levels (float64) to `size`, each pass rounded straight through if `quantize`."""
         height, width = levels.shape[2:]
         for axis in self._pass_order((height, width), size):
-            if axis == "width" and width != size[1]:
-                levels = levels @ self._matrix(width, size[1], quantize, levels.device).T
-            elif axis == "height" and height != size[0]:
-                levels = self._matrix(height, size[0], quantize, levels.device) @ levels
-            else:
+            source, target = (width, size[1]) if axis == "width" else (height, size[0])
+            if source == target:
                 continue
+            matrix = self._matrix(source, target, quantize, levels.device)
             if quantize:
-                levels = straight_through_round(levels)
+                levels = straight_through_round(_SinglyBack.apply(levels, matrix, axis))
+            else:
+                levels = _product(levels, matrix, axis)
         return levels
 
     def _matrix(self, source: int, target: int, quantize: bool, device: torch.device) -> Tensor:
@@ -66,6 +66,29 @@ class Resizer:
         if key not in self._orders:
             self._orders[key] = probe_pillow(source, target)
         return self._orders[key]
+
+
+class _SinglyBack(torch.autograd.Function):
+    """A pass in the precision it is given, its gradient in single.
+
+    Levels must be exact for rounding to be the libraries'; a direction need not be, and is half the
+    work that way.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, levels: Tensor, matrix: Tensor, axis: Axis) -> Tensor:
+        ctx.matrix, ctx.axis, ctx.dtype = matrix, axis, levels.dtype
+        return _product(levels, matrix, axis)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        back = _product(gradients[0].float(), ctx.matrix.T.float(), ctx.axis)
+        return back.to(ctx.dtype), None, None
+
+
+def _product(levels: Tensor, matrix: Tensor, axis: Axis) -> Tensor:
+    """Every row (`width`) or column (`height`) of pictures times the matrix."""
+    return levels @ matrix.T if axis == "width" else matrix @ levels
 
 
 def normalize(
