@@ -44,7 +44,8 @@ class Resizer:
                 continue
             matrix = self._matrix(source, target, quantize, levels.device)
             if quantize:
-                levels = straight_through_round(_SinglyBack.apply(levels, matrix, axis))
+                product = _SinglyBack.apply(levels, matrix, axis)  # type: ignore[no-untyped-call]
+                levels = straight_through_round(product)
             else:
                 levels = _product(levels, matrix, axis)
         return levels
