@@ -16,8 +16,8 @@ FALL = 0.9
 """The loss has fallen if the last tenth of the iterates has less than this share of the start's."""
 NEARLY_ALL = 0.9
 """An unbounded attack on the base model should reach this share of the targets."""
-VANISHED = 1e-9
-"""A gradient norm below this share of the base model's median is none."""
+VANISHED = 1e-6
+"""A gradient norm below this share of the base model's first ones is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +59,11 @@ class Outcome:
         """Median gradient norm."""
         norms = [norm for row in self.norms for norm in row if norm == norm]
         return median(norms) if norms else 0.0
+
+    @property
+    def first_norm(self) -> float:
+        """Median norm of the first gradients, before an attack that succeeds flattens them."""
+        return median(row[0] for row in self.norms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +127,8 @@ def _of_both(outcomes: Outcomes) -> list[Finding]:
     base, restart = outcomes["base", "attack"], outcomes["defended", "restart"]
     wins = sum(theirs < ours for ours, theirs in zip(attack.best, transfer.best, strict=True))
     rows = len(attack.best)
-    dead = sum(norm < VANISHED * base.norm for row in attack.norms for norm in row if norm == norm)
-    steps = sum(norm == norm for row in attack.norms for norm in row)
+    norms = [norm for row in attack.norms for norm in row if norm == norm]
+    steps, dead = len(norms), sum(norm < VANISHED * base.first_norm for norm in norms)
     return [
         Finding(
             "defended: transfer does not beat the white-box attack",
@@ -136,7 +141,8 @@ def _of_both(outcomes: Outcomes) -> list[Finding]:
             "defended: gradients are there",
             dead <= 0.1 * steps,
             "masking",
-            f"median norm {attack.norm:.3g} (base {base.norm:.3g}); {dead} of {steps} vanished",
+            f"first norms {attack.first_norm:.3g} (base {base.first_norm:.3g}), median over all steps "
+            f"{attack.norm:.3g}; {dead} of {steps} vanished",
         ),
         Finding(
             "defended: a random start changes little",
