@@ -141,7 +141,7 @@ def _of_both(outcomes: Outcomes) -> list[Finding]:
             "defended: gradients are there",
             dead <= 0.1 * steps,
             "masking",
-            f"first norms {attack.first_norm:.3g} (base {base.first_norm:.3g}), median over all steps "
+            f"first norms {attack.first_norm:.3g} (base {base.first_norm:.3g}), median of all "
             f"{attack.norm:.3g}; {dead} of {steps} vanished",
         ),
         Finding(
