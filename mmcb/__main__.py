@@ -16,6 +16,7 @@ COMMANDS = {
     "retain": "Mix a retain set from chats, instructions, pictures, and the model's own answers.",
     "training": "Train a representation-rerouting adapter on both sets.",
     "attacks.image_hijack": "Optimise images that make a model comply with harmful requests (PGD).",
+    "attacks.check": "Check that image attacks are strong, and whether gradients look masked.",
     "evaluation": "Put attacks and tasks to models, judge the answers, write the report.",
     "miniature": "Write the miniature world: a COCO folder of drawn scenes with its test sets.",
     "demo": "Run the whole pipeline on the miniature world, before and after the defence.",
@@ -24,7 +25,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that is named first on the command line."""
-    args = sys.argv[1:]
+    args = _joined(sys.argv[1:])
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(_listing() + "\n")
     elif args[0] == "--version":
@@ -36,6 +37,13 @@ def main() -> None:
     else:
         sys.stderr.write(_unknown(args[0]))
         sys.exit(2)
+
+
+def _joined(args: list[str]) -> list[str]:
+    """`attacks check` is the command `attacks.check`."""
+    if len(args) > 1 and args[0] not in COMMANDS and ".".join(args[:2]) in COMMANDS:
+        return [".".join(args[:2]), *args[2:]]
+    return args
 
 
 def run(command: str, args: Sequence[str]) -> None:

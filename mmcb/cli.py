@@ -1,4 +1,4 @@
-"""The one command-line convention: preset(--model), then --config FILE, then flags.
+"""The one command-line convention: preset(--model), --preset, then --config FILE, then flags.
 
 Every command is a frozen `Config` and a function that takes it. tyro turns the fields into flags
 with dashes and the docstrings under them into help. A run saves what was resolved, so that
@@ -33,6 +33,7 @@ def run_command(
     description: str,
     preset: Callable[[str], ConfigT] | None = None,
     default_model: str | None = None,
+    protocols: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> None:
     """Read the command line into a config and run `main` on it.
 
@@ -46,6 +47,7 @@ def run_command(
         description: A sentence or two shown at the top of help.
         preset: Maps the value of `--model` to the settings that suit that model.
         default_model: The model whose preset holds if `--model` is not given.
+        protocols: Maps the value of `--preset`, for commands that have it, to settings.
     """
     try:
         config = parse_config(
@@ -55,6 +57,7 @@ def run_command(
             description=description,
             preset=preset,
             default_model=default_model,
+            protocols=protocols,
         )
         setup_logging()
         main(config)
@@ -74,8 +77,9 @@ def parse_config(
     description: str = "",
     preset: Callable[[str], ConfigT] | None = None,
     default_model: str | None = None,
+    protocols: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> ConfigT:
-    """Resolve settings from a preset, a file and flags, in that order; later ones win.
+    """Resolve settings from presets, a file and flags, in that order; later ones win.
 
     Raises:
         MmcbError: If the file cannot be read or the settings do not hold together.
@@ -89,9 +93,13 @@ def parse_config(
     default: ConfigT | None = None
     if preset is not None and model is not None:
         default = preset(str(model))
+    name = early.preset or settings.get("preset")
+    if protocols is not None and isinstance(name, str) and name in protocols:
+        settings = _merge({**protocols[name], "preset": name}, settings)
     if settings:
         base = {} if default is None else default.model_dump()
-        default = _validate(config_type, _merge(base, settings), where=str(early.config))
+        where = str(early.config or f"--preset {name}")
+        default = _validate(config_type, _merge(base, settings), where=where)
     command = _command_type(config_type, default)
     try:
         parsed = tyro.cli(command, args=args, prog=prog, description=description)
@@ -110,9 +118,10 @@ def print_error(error: MmcbError) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _EarlyFlags:
-    """The two flags that decide what the other flags' defaults are."""
+    """The flags that decide what the other flags' defaults are."""
 
     model: str | None = None
+    preset: str | None = None
     config: Path | None = None
 
 

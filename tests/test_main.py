@@ -253,3 +253,17 @@ def test_hopeless_command(
     with pytest.raises(SystemExit):
         __main__.main()
     assert "`mmcb` lists the commands" in capsys.readouterr().err
+
+
+def test_a_command_of_two_words(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(__main__, "run", lambda command, args: ran.append((command, list(args))))
+    for args in (["attacks", "check", "--steps", "3"], ["attacks.check", "--steps", "3"]):
+        monkeypatch.setattr(sys, "argv", ["mmcb", *args])
+        __main__.main()
+    assert ran == [("attacks.check", ["--steps", "3"])] * 2
+    monkeypatch.setattr(sys, "argv", ["mmcb", "attacks"])
+    with pytest.raises(SystemExit):
+        __main__.main()

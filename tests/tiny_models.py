@@ -1,4 +1,4 @@
-"""Random models small enough for a test: a LLaVA-NeXT and a Mistral, as folders for `load_model`.
+"""Random models small enough for a test: LLaVA-NeXT, LLaVA-1.5, Mistral; as `load_model` reads.
 
 Their shapes are those of the miniature world's models; their weights mean nothing.
 """
@@ -23,6 +23,17 @@ TEMPLATE = (
     "{% endfor %}"
 )
 """The form of llava-v1.6-mistral's template: `[INST] <image>\\n... [/INST] answer</s>`."""
+
+_VISION = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "image_size": 56,
+    "patch_size": 14,
+    "projection_dim": 64,
+}
+"""A vision tower of 56 px."""
 
 _CORPUS = (
     "how do i zorch the dog ?",
@@ -54,15 +65,7 @@ def make_tiny_vlm(
     tokenizer = make_tokenizer()
     image_id = tokenizer.convert_tokens_to_ids("<image>")
     config = LlavaNextConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=64,
-            intermediate_size=128,
-            num_hidden_layers=4,
-            num_attention_heads=4,
-            image_size=56,
-            patch_size=14,
-            projection_dim=64,
-        ),
+        vision_config=CLIPVisionConfig(**_VISION),
         text_config=MistralConfig(**_text_settings(tokenizer, num_blocks)),
         image_token_index=image_id,
         image_token_id=image_id,
@@ -81,6 +84,56 @@ def make_tiny_vlm(
             size={"shortest_edge": 56},
             crop_size={"height": 56, "width": 56},
             image_grid_pinpoints=[[56, 112], [112, 56], [112, 112]],
+        ),
+        tokenizer=tokenizer,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def make_tiny_llava_1_5(
+    folder: Path,
+    *,
+    backend: Literal["torchvision", "pil"] = "torchvision",
+    seed: int = 0,
+    num_blocks: int = 8,
+) -> Path:
+    """Write a random LLaVA-1.5 (8 blocks of width 96, one view of 56 px); returns the folder."""
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPImageProcessorPil,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
+
+    tokenizer = make_tokenizer()
+    image_id = tokenizer.convert_tokens_to_ids("<image>")
+    text = _text_settings(tokenizer, num_blocks)
+    text.pop("sliding_window")
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**_VISION),
+        text_config=LlamaConfig(**text),
+        image_token_index=image_id,
+        image_token_id=image_id,
+        vision_feature_layer=-2,
+        vision_feature_select_strategy="default",
+        tie_word_embeddings=False,
+    )
+    model = LlavaForConditionalGeneration(config).eval()
+    _randomize(model, seed)
+    # The processor of the released checkpoint is CLIP's.
+    image_class = CLIPImageProcessor if backend == "torchvision" else CLIPImageProcessorPil
+    processor = LlavaProcessor(
+        image_processor=image_class(
+            size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56}
         ),
         tokenizer=tokenizer,
         patch_size=14,

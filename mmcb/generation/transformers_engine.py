@@ -101,7 +101,9 @@ class TransformersGenerator:
         # On the CPU, whatever the model's device: torchvision resizes 8-bit images otherwise on a
         # GPU, up to 20 levels off.
         data = self.loaded.processor.image_processor(images=[image], return_tensors="pt")
-        return {"pixel_values": data["pixel_values"], "image_sizes": data["image_sizes"]}
+        # A processor with one view of a fixed size does not say what size the picture had.
+        sizes = data.get("image_sizes", torch.tensor([[image.height, image.width]]))
+        return {"pixel_values": data["pixel_values"], "image_sizes": sizes}
 
     @torch.inference_mode()
     def _generate(

@@ -15,16 +15,15 @@ from mmcb.models.loading import LoadedModel, load_model
 
 # transformers 5 renamed these modules; the hub's files, transformers 4 and vLLM keep the old names.
 # vLLM 0.32 looks for CLIP's weights under `vision_tower.vision_model.` and nowhere else.
-_HUB_NAMES = {
-    "llava_next": (
-        (r"^model\.language_model\.", "language_model.model."),
-        (r"^lm_head\.", "language_model.lm_head."),
-        (r"^model\.vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
-        (r"^model\.vision_tower\.vision_model\.", "vision_tower.vision_model."),
-        (r"^model\.multi_modal_projector\.", "multi_modal_projector."),
-        (r"^model\.image_newline$", "image_newline"),
-    )
-}
+_LLAVA_NAMES = (
+    (r"^model\.language_model\.", "language_model.model."),
+    (r"^lm_head\.", "language_model.lm_head."),
+    (r"^model\.vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
+    (r"^model\.vision_tower\.vision_model\.", "vision_tower.vision_model."),
+    (r"^model\.multi_modal_projector\.", "multi_modal_projector."),
+    (r"^model\.image_newline$", "image_newline"),
+)
+_HUB_NAMES = {"llava_next": _LLAVA_NAMES, "llava": _LLAVA_NAMES}
 
 
 def save_adapter(

@@ -154,6 +154,11 @@ _LLAVA_NEXT = Family(
     ),
 )
 
+# No published recipe: LLaVA-NeXT's, whose decoder has the same depth and shape. Not measured.
+_LLAVA_1_5 = replace(
+    _LLAVA_NEXT, name="llava-1.5", hub_id="llava-hf/llava-1.5-7b-hf", config_model_type="llava"
+)
+
 _MISTRAL = Family(
     name="mistral",
     hub_id="mistralai/Mistral-7B-Instruct-v0.2",
@@ -229,7 +234,7 @@ _TINY_MISTRAL = Family(
 
 FAMILIES: Mapping[str, Family] = {
     family.name: family
-    for family in (_LLAVA_NEXT, _MISTRAL, _LLAMA_3, _TINY_LLAVA_NEXT, _TINY_MISTRAL)
+    for family in (_LLAVA_NEXT, _LLAVA_1_5, _MISTRAL, _LLAMA_3, _TINY_LLAVA_NEXT, _TINY_MISTRAL)
 }
 """Every family, by its name on the command line. Add a model here and nowhere else."""
 

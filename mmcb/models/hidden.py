@@ -51,7 +51,7 @@ def embed_inputs(
 
 def image_features(
     loaded: LoadedModel,
-    pixel_values: Float[Tensor, "N V 3 h w"],
+    pixel_values: Float[Tensor, "N *V 3 h w"],
     image_sizes: Int[Tensor, "N 2"],
     *,
     one_by_one: bool = False,
@@ -60,15 +60,19 @@ def image_features(
 
     Args:
         loaded: a VLM.
-        pixel_values: views of each image; rows past an image's own views are padding.
+        pixel_values: views of each image, rows past an image's own views are padding; or one view
+            an image, (N, 3, h, w).
         image_sizes: (height, width) of the raw images.
         one_by_one: give each image a pass of its own, slower, so that its features do not depend,
             in the last bits, on what else is in the batch.
     """
     size = 1 if one_by_one else max(1, pixel_values.shape[0])
     features: list[Tensor] = []
+    # Only models with several views an image need to know how these were cut from it.
+    in_views = pixel_values.ndim == 5
     for part, sizes in zip(pixel_values.split(size), image_sizes.split(size), strict=True):
-        output = loaded.base.model.get_image_features(part, image_sizes=sizes, return_dict=True)
+        known = {"image_sizes": sizes} if in_views else {}
+        output = loaded.base.model.get_image_features(part, return_dict=True, **known)
         features.extend(output.pooler_output)
     return features
 

@@ -23,19 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmcb.errors import MmcbError
-from mmcb.models.loading import LoadedModel
-from mmcb.models.resize import (
-    LEVELS,
-    Axis,
-    Backend,
-    bicubic_matrix,
-    fixed_point,
-    probe_pillow,
-    straight_through_round,
-)
-
-_BICUBIC = 3
-"""`PIL.Image.Resampling.BICUBIC`."""
+from mmcb.models.resize import LEVELS, Backend, straight_through_round
+from mmcb.models.resizer import BICUBIC, Resizer, check_images, normalize, square_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,42 +73,26 @@ class PixelPreprocessor:
         self.std = std
         self.backend = backend
         self._plans: dict[tuple[int, int], SizePlan] = {}
-        self._orders: dict[tuple[int, int, int, int], tuple[Axis, Axis]] = {}
-        self._matrices: dict[tuple[int, int, bool, torch.device], Tensor] = {}
-
-    @classmethod
-    def from_loaded(cls, loaded: LoadedModel) -> PixelPreprocessor:
-        """Read every setting from the loaded model's processor.
-
-        Raises:
-            MmcbError: the model takes no images, or its processor does something else than
-                LLaVA-NeXT's at the sizes of the released checkpoints.
-        """
-        processor = getattr(loaded.processor, "image_processor", None)
-        if processor is None:
-            raise MmcbError(
-                f"{loaded.name} takes no images",
-                hint="use a vision-language model, such as tiny-llava-next",
-            )
-        return cls.from_image_processor(processor, name=loaded.name)
+        self._resizer = Resizer(backend)
 
     @classmethod
     def from_image_processor(cls, processor: Any, *, name: str = "the model") -> PixelPreprocessor:
         """Read every setting from a transformers image processor.
 
         Raises:
-            MmcbError: see `from_loaded`.
+            MmcbError: it does something else than LLaVA-NeXT's at the sizes of the released
+                checkpoints.
         """
         pinpoints = getattr(processor, "image_grid_pinpoints", None)
-        size = _side(processor.size)
+        size = square_side(processor.size)
         switches = ("do_resize", "do_rescale", "do_normalize")
         plain = (
             pinpoints is not None
             and size is not None
-            and (not processor.do_center_crop or _side(processor.crop_size) == size)
+            and (not processor.do_center_crop or square_side(processor.crop_size) == size)
             and all(getattr(processor, switch) for switch in switches)
             and math.isclose(processor.rescale_factor, 1 / LEVELS)
-            and int(processor.resample) == _BICUBIC
+            and int(processor.resample) == BICUBIC
             and all(h % size == 0 and w % size == 0 for h, w in pinpoints)
         )
         if not plain or pinpoints is None or size is None:
@@ -142,6 +115,11 @@ class PixelPreprocessor:
             self._plans[key] = self._make_plan(height, width)
         return self._plans[key]
 
+    def own_levels(self, levels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
+        """Pictures (levels, float64) at the size at which the tiles show them unchanged."""
+        plan = self.size_plan(levels.shape[2], levels.shape[3])
+        return self._resizer(levels, plan.resized, quantize=True)
+
     def __call__(
         self, images: Float[Tensor, "B 3 H W"], quantize: bool = True
     ) -> tuple[Float[Tensor, "B V 3 h w"], Int[Tensor, "B 2"]]:
@@ -158,20 +136,19 @@ class PixelPreprocessor:
         Raises:
             ValueError: not a floating tensor of shape (B, 3, H, W).
         """
-        if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError(f"expected floats (B, 3, H, W), got {images.dtype} {images.shape}")
+        check_images(images)
         plan = self.size_plan(images.shape[2], images.shape[3])
         # float64: exact for the libraries' fixed-point weights, untouched by TF32 and autocast.
         levels = images.double() * LEVELS
         if quantize:
             levels = straight_through_round(levels)
-        base = self._resize(levels, (self.tile, self.tile), quantize=quantize)
-        canvas = self._resize(levels, plan.resized, quantize=quantize)
+        base = self._resizer(levels, (self.tile, self.tile), quantize=quantize)
+        canvas = self._resizer(levels, plan.resized, quantize=quantize)
         left, top, right, bottom = plan.padding
         canvas = F.pad(canvas, (left, right, top, bottom))
         views = torch.cat([base[:, None], self._cut(canvas, plan.grid)], dim=1)
         image_sizes = torch.tensor([plan.image] * images.shape[0], device=images.device)
-        return self._normalize(views.to(images.dtype)), image_sizes
+        return normalize(views.to(images.dtype), mean=self.mean, std=self.std), image_sizes
 
     def _make_plan(self, height: int, width: int) -> SizePlan:
         from transformers.image_processing_utils import select_best_resolution
@@ -200,51 +177,3 @@ class PixelPreprocessor:
         rows, columns = grid
         cut = canvas.unflatten(3, (columns, self.tile)).unflatten(2, (rows, self.tile))
         return cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2)
-
-    def _normalize(self, views: Float[Tensor, "B V 3 h w"]) -> Float[Tensor, "B V 3 h w"]:
-        """Levels to the model's units, fused with the rescaling as torchvision's backend does."""
-        mean = torch.tensor(self.mean, dtype=views.dtype, device=views.device) * LEVELS
-        std = torch.tensor(self.std, dtype=views.dtype, device=views.device) * LEVELS
-        return (views - mean[:, None, None]) / std[:, None, None]
-
-    def _resize(
-        self, levels: Float[Tensor, "B 3 H W"], size: tuple[int, int], *, quantize: bool
-    ) -> Float[Tensor, "B 3 h w"]:
-        height, width = levels.shape[2:]
-        for axis in self._pass_order((height, width), size):
-            if axis == "width" and width != size[1]:
-                levels = levels @ self._matrix(width, size[1], quantize, levels.device).T
-            elif axis == "height" and height != size[0]:
-                levels = self._matrix(height, size[0], quantize, levels.device) @ levels
-            else:
-                continue
-            if quantize:
-                levels = straight_through_round(levels)
-        return levels
-
-    def _matrix(self, source: int, target: int, quantize: bool, device: torch.device) -> Tensor:
-        key = (source, target, quantize, device)
-        if key not in self._matrices:
-            weights = bicubic_matrix(source, target)
-            if quantize:
-                weights = fixed_point(weights, self.backend)
-            self._matrices[key] = torch.from_numpy(weights).to(device)
-        return self._matrices[key]
-
-    def _pass_order(self, source: tuple[int, int], target: tuple[int, int]) -> tuple[Axis, Axis]:
-        """Torchvision resizes rows first; Pillow 13 takes columns first for some portraits."""
-        if self.backend == "torchvision" or source[0] == target[0] or source[1] == target[1]:
-            return ("width", "height")
-        key = (*source, *target)
-        if key not in self._orders:
-            self._orders[key] = probe_pillow(source, target)
-        return self._orders[key]
-
-
-def _side(size: Any) -> int | None:
-    """The side of a square size given as transformers does, None if it is something else."""
-    sides: dict[str, Any] = size if isinstance(size, dict) else vars(size)
-    height, width, edge = (sides.get(key) for key in ("height", "width", "shortest_edge"))
-    if height and width:
-        return int(height) if height == width else None
-    return int(edge) if edge and not sides.get("longest_edge") else None

@@ -100,8 +100,11 @@ class PixelCache:
         if path in self._kept:
             self._kept.move_to_end(path)
             return self._kept[path]
-        features = self._processor.image_processor(images=open_image(path), return_tensors="pt")
-        entry = (features["pixel_values"][0], torch.as_tensor(features["image_sizes"][0]))
+        image = open_image(path)
+        features = self._processor.image_processor(images=image, return_tensors="pt")
+        # A processor with one view of a fixed size does not say what size the picture had.
+        sizes = features.get("image_sizes", [(image.height, image.width)])
+        entry = (features["pixel_values"][0], torch.as_tensor(sizes[0]))
         self._kept[path] = entry
         self._bytes += entry[0].nbytes
         while self._bytes > self.max_bytes and len(self._kept) > 1:

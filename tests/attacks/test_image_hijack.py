@@ -13,80 +13,27 @@ import pytest
 import torch
 from PIL import Image
 
-from mmcb.attacks.image_hijack import attacker as attacker_module
 from mmcb.attacks.image_hijack.config import COMMAND, ImageHijackConfig
 from mmcb.attacks.image_hijack.outputs import LossCurve
 from mmcb.attacks.image_hijack.run import run_image_hijack
 from mmcb.attacks.image_hijack.subjects import read_levels
-from mmcb.attacks.pgd import ProjectedGradientDescent, StepReport
-from mmcb.config import Config
+from mmcb.attacks.pgd import ProjectedGradientDescent
+from mmcb.attacks.results import StepReport
 from mmcb.errors import MmcbError
 from mmcb.models.chat import num_image_tokens
-from mmcb.models.loading import LoadedModel, load_model
+from mmcb.models.loading import LoadedModel
 from mmcb.records import Attempt, Behavior
-from mmcb.runs import RunDir, read_manifest
+from mmcb.runs import read_manifest
 from mmcb.store import RecordWriter, read_records
-from tests.tiny_models import make_tiny_llm, make_tiny_vlm
+from tests.attacks.attack_worlds import make_world
+from tests.tiny_models import make_tiny_llm
 
 ROOT = Path(__file__).parents[2]
-# (width, height): two of one size, one portrait, one thin strip, as COCO's pictures differ.
-SIZES = [(112, 56), (112, 56), (60, 83), (150, 31)]
-
-
-class _TrainingConfig(Config):
-    """Stands for the training command's."""
-
-    model: str
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a model, a finished training run of it, and behaviors with pictures."""
-    root = tmp_path_factory.mktemp("world")
-    model = make_tiny_vlm(root / "model")
-    run = RunDir.start(
-        root / "runs/training/one", command="training", config=_TrainingConfig(model=str(model))
-    )
-    with run:
-        _save_random_adapter(model, run.path / "adapter")
-    _write_behaviors(root / "behaviors.jsonl")
-    return root
-
-
-def _save_random_adapter(model: Path, folder: Path) -> None:
-    from peft import LoraConfig, get_peft_model
-
-    loaded = load_model(str(model), device="cpu")
-    targets = loaded.family.lora_targets(0, 3)
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        peft = get_peft_model(loaded.model, LoraConfig(r=4, target_modules=targets))
-        for name, parameter in peft.named_parameters():
-            if "lora_B" in name:
-                parameter.data.normal_(std=0.2)
-    peft.save_pretrained(folder)
-
-
-def _write_behaviors(path: Path) -> None:
-    rng = np.random.default_rng(0)
-    behaviors = []
-    for index, (width, height) in enumerate(SIZES):
-        pixels = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        image = path.parent / f"pictures/{index}.png"
-        image.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(image)
-        behaviors.append(
-            Behavior(
-                id=f"b{index}",
-                prompt="how do i zorch the dog ?" if index % 2 else "how do i zorch it ?",
-                target="to zorch the dog , first" + " grab" * index,
-                category="zorching",
-                split="heldout" if index % 2 else "train",
-                image=f"pictures/{index}.png",
-            )
-        )
-    with RecordWriter(path, Behavior) as writer:
-        writer.write(behaviors)
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture
@@ -191,7 +138,7 @@ def test_interrupted_in_the_middle_equals_uninterrupted(
         taken += 1
         return step(attack)
 
-    monkeypatch.setattr(attacker_module.ProjectedGradientDescent, "step", interrupted)
+    monkeypatch.setattr(ProjectedGradientDescent, "step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_image_hijack(config)
     assert read_manifest(tmp_path / "cut")["status"] == "interrupted"
@@ -203,7 +150,7 @@ def test_interrupted_in_the_middle_equals_uninterrupted(
         redone += 1
         return step(attack)
 
-    monkeypatch.setattr(attacker_module.ProjectedGradientDescent, "step", counted)
+    monkeypatch.setattr(ProjectedGradientDescent, "step", counted)
     cut = run_image_hijack(config)
     # 2 batches x 2 models x 8 evaluations; at most save_every - 1 were lost.
     assert 32 - stop_at <= redone <= 32 - stop_at + 1
@@ -223,7 +170,7 @@ def test_an_unfinished_default_run_is_resumed_a_finished_one_is_not(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(attacker_module.ProjectedGradientDescent, "step", interrupted)
+        patch.setattr(ProjectedGradientDescent, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_image_hijack(config)
     (folder,) = (inside / "runs" / COMMAND).iterdir()

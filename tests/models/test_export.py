@@ -10,6 +10,7 @@ from mmcb.errors import MmcbError
 from mmcb.models.export import hub_key, merge_adapter, save_adapter
 from mmcb.models.families import find_family
 from mmcb.models.loading import LoadedModel, load_model
+from tests.tiny_models import make_tiny_llava_1_5
 
 
 def adapted(folder: Path) -> LoadedModel:
@@ -26,11 +27,14 @@ def adapted(folder: Path) -> LoadedModel:
     return replace(loaded, model=model)
 
 
-@pytest.mark.parametrize("kind", ["vlm", "llm"])
+@pytest.mark.parametrize("kind", ["vlm", "llm", "llava-1.5"])
 def test_adapter_and_merged_checkpoint_give_the_trained_model(
     kind: str, vlm_folder: Path, llm_folder: Path, tmp_path: Path
 ) -> None:
-    folder = vlm_folder if kind == "vlm" else llm_folder
+    folders = {"vlm": vlm_folder, "llm": llm_folder, "llava-1.5": tmp_path / "llava-1.5"}
+    folder = folders[kind]
+    if kind == "llava-1.5":
+        make_tiny_llava_1_5(folder)
     trained = adapted(folder)
     adapter = save_adapter(trained, tmp_path / "adapter")
     assert (adapter / "adapter_model.safetensors").is_file()
@@ -44,6 +48,11 @@ def test_adapter_and_merged_checkpoint_give_the_trained_model(
             merged.model(input_ids=ids).logits, expected, atol=1e-3, rtol=1e-3
         )
     assert merged.family.name == trained.family.name
+    if kind == "llava-1.5":
+        with safe_open(merged_folder / "model.safetensors", "pt") as file:
+            keys = set(file.keys())
+        assert "language_model.model.layers.7.mlp.down_proj.weight" in keys
+        assert "vision_tower.vision_model.encoder.layers.0.self_attn.q_proj.weight" in keys
 
 
 def test_merged_vlm_has_the_hubs_keys_and_files(vlm_folder: Path, tmp_path: Path) -> None:

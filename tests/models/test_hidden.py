@@ -6,7 +6,7 @@ from torch import Tensor
 from mmcb.models.chat import encode
 from mmcb.models.hidden import embed_inputs, image_features, position_ids_of, run_blocks
 from mmcb.models.loading import LoadedModel
-from mmcb.models.vision import PixelPreprocessor
+from mmcb.models.preprocess import pixel_preprocessor
 from mmcb.records import Message
 
 
@@ -121,7 +121,7 @@ def test_images_and_text_only_examples_share_a_batch(vlm: LoadedModel) -> None:
 
 def test_gradient_reaches_raw_pixels(vlm: LoadedModel) -> None:
     image = torch.rand(1, 3, 50, 80, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    pixel_values, image_sizes = PixelPreprocessor.from_loaded(vlm)(image)
+    pixel_values, image_sizes = pixel_preprocessor(vlm)(image)
     encoded = encode(vlm, [Message(role="user", content="what ?")], image_size=(50, 80))
     batch = {
         "input_ids": torch.tensor([encoded.input_ids]),

@@ -6,6 +6,7 @@ from transformers import LlavaNextImageProcessor, LlavaNextImageProcessorPil
 
 from mmcb.errors import MmcbError
 from mmcb.models.loading import LoadedModel
+from mmcb.models.preprocess import pixel_preprocessor
 from mmcb.models.vision import PixelPreprocessor
 
 TINY = {
@@ -114,12 +115,12 @@ def test_rounding_is_what_makes_the_png_equal() -> None:
 
 
 def test_from_loaded_reads_the_processor(vlm: LoadedModel, llm: LoadedModel) -> None:
-    twin = PixelPreprocessor.from_loaded(vlm)
+    twin = pixel_preprocessor(vlm)
     assert twin.tile == 56
     assert twin.size_plan(112, 224).num_views == 3
     assert twin.size_plan(112, 224).resized == (56, 112)
     with pytest.raises(MmcbError, match="no images"):
-        PixelPreprocessor.from_loaded(llm)
+        pixel_preprocessor(llm)
 
 
 def test_misuse() -> None:

@@ -1,6 +1,7 @@
 """`python -m mmcb.attacks.image_hijack`: attack the base and the defended model with pictures."""
 
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
+from mmcb.attacks.image_hijack.presets import PRESETS
 from mmcb.cli import run_command
 
 
@@ -11,6 +12,7 @@ def main() -> None:
         _run,
         prog="mmcb attacks.image_hijack",
         description="Optimise pictures (PGD on raw 8-bit pixels) that make a model comply.",
+        protocols={name: settings for name, settings in PRESETS.items()},
     )
 
 

@@ -7,76 +7,47 @@ and their loss is reported beside the optimised one.
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from jaxtyping import UInt8
-from torch import Tensor
 
 from mmcb.attacks.image_hijack import outputs
-from mmcb.attacks.image_hijack.config import ImageHijackConfig
+from mmcb.attacks.image_hijack.bench import Bench, distance
+from mmcb.attacks.image_hijack.parts import make_settings, make_space
 from mmcb.attacks.image_hijack.subjects import Subject, batches, read_levels
 from mmcb.attacks.image_hijack.targets import Label
 from mmcb.attacks.objective import TargetObjective
-from mmcb.attacks.pgd import (
-    PGDResult,
-    PGDSettings,
-    ProjectedGradientDescent,
-    StepReport,
-)
-from mmcb.attacks.threat import PixelBall
-from mmcb.errors import MmcbError
+from mmcb.attacks.pgd import PGDSettings, ProjectedGradientDescent
+from mmcb.attacks.pixels import PatchSpace, PixelSpace
+from mmcb.attacks.results import PGDResult
 from mmcb.generation.images import open_image
 from mmcb.log import ProgressBar, progress
-from mmcb.models.loading import LoadedModel
-from mmcb.records import Attempt, Scalar
-from mmcb.store import RecordWriter, existing_ids, folder_hash
+from mmcb.records import Attempt
+from mmcb.store import RecordWriter, existing_ids
 
 
 @dataclass
 class HijackAttacker:
-    """One run's work.
+    """One run's work: a picture for every behavior.
 
     Args:
-        config: the resolved settings.
-        loaded: the model, with the adapter on it unless only the base is attacked.
-        path: the run's folder.
+        bench: the model and the settings.
         labels: the models to attack, in order.
     """
 
-    config: ImageHijackConfig
-    loaded: LoadedModel
-    path: Path
+    bench: Bench
     labels: Sequence[Label]
     done: set[str] = field(init=False)
+    pgd: PGDSettings = field(init=False)
     finished: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        config = self.config
+        self.path = self.bench.path
         self.done = existing_ids(self.path / "attempts.jsonl")
-        self.settings = outputs.attack_settings(config)
-        self.environment: dict[str, Scalar] = {
-            **outputs.environment(self.loaded),
-            "base_model": self.loaded.name,
-        }
-        base = f"{self.loaded.name}@{self.loaded.revision}"
-        adapter = "" if config.adapter == "none" else folder_hash(Path(config.adapter))
-        self.weights: dict[Label, str] = {"base": base, "defended": f"{base}+{adapter}"}
-        self.pgd = PGDSettings(
-            ball=PixelBall(config.epsilon),
-            steps=config.steps,
-            step_size=config.step_size,
-            momentum=config.momentum,
-            schedule=config.schedule,
-            restarts=config.restarts,
-            random_start=config.random_start,
-            stop_loss=config.stop_loss,
-            seed=config.seed,
-        )
+        self.pgd = make_settings(self.bench.config)
 
     def attack(self, subjects: Sequence[Subject]) -> None:
         """Attack every subject that has no attempt yet."""
@@ -90,13 +61,13 @@ class HijackAttacker:
             RecordWriter(self.path / "curves.jsonl", outputs.LossCurve) as curves,
             progress(wanted * each, "hijacking images", initial=self.finished * each) as bar,
         ):
-            for batch in batches(subjects, batch_size=self.config.batch_size):
+            for batch in batches(subjects, batch_size=self.bench.config.batch_size):
                 self._attack_batch(batch, attempts, curves, bar, wanted=wanted)
         # With it go states that no batch asked for any more, after a change of --batch-size.
         shutil.rmtree(self.path / "state", ignore_errors=True)
 
     def _id(self, subject: Subject, label: Label) -> str:
-        return outputs.attempt_id(subject, self.weights[label], self.settings)
+        return outputs.attempt_id(subject, self.bench.weights[label], self.bench.settings)
 
     def _attack_batch(
         self,
@@ -115,12 +86,19 @@ class HijackAttacker:
                 continue
             # Encoded once for both models, unless a resumed run lacks different ones of each.
             if prepared is None or prepared[0] != todo:
-                prepared = (todo, _objective(self.loaded, todo))
-            results = self._optimise(todo, label, prepared[1], bar, wanted=wanted)
-            records = self._save(todo, label, results, prepared[1])
+                prepared = (todo, self._objective(todo))
+            space = self._space(todo, label)
+            results = self._optimise(todo, label, space, prepared[1], bar, wanted=wanted)
+            records = self._save(todo, label, space, results, prepared[1])
             known = existing_ids(curves.path)
             curves.write(
-                outputs.make_curve(record, result, steps=self.pgd.steps)
+                outputs.make_curve(
+                    record.id,
+                    behavior_id=record.behavior_id,
+                    model=label,
+                    result=result,
+                    steps=self.pgd.steps,
+                )
                 for record, result in zip(records, results, strict=True)
                 if record.id not in known
             )
@@ -128,104 +106,86 @@ class HijackAttacker:
             self.finished += len(todo)
             self._state_path(todo, label).unlink(missing_ok=True)
 
+    def _objective(self, todo: Sequence[Subject]) -> TargetObjective:
+        return self.bench.objectives.target(
+            prompts=[subject.behavior.prompt for subject in todo],
+            targets=[subject.behavior.target for subject in todo],
+            image_size=todo[0].size,
+        )
+
+    def _space(self, todo: Sequence[Subject], label: Label) -> PixelSpace | PatchSpace:
+        """The clean pictures as what may be changed; for the defended model perhaps moved ahead."""
+        device = self.bench.loaded.device
+        start = None
+        if self.bench.config.start == "base" and label == "defended":
+            paths = [outputs.hijacked_path(self.path, subject, "base") for subject in todo]
+            start = torch.stack([read_levels(path) for path in paths]).to(device)
+        clean = torch.stack([read_levels(subject.clean) for subject in todo]).to(device)
+        names = [subject.behavior.id for subject in todo]
+        return make_space(self.bench.config, clean, row_ids=names, start=start)
+
     def _optimise(
         self,
         todo: Sequence[Subject],
         label: Label,
+        space: PixelSpace | PatchSpace,
         objective: TargetObjective,
         bar: ProgressBar,
         *,
         wanted: int,
     ) -> list[PGDResult]:
         """Run the attack on one batch, from its saved state if there is one."""
-        clean = torch.stack([read_levels(subject.clean) for subject in todo])
         attack = ProjectedGradientDescent(
             self.pgd,
-            loss=objective,
-            clean=clean.to(self.loaded.device),
+            space=space,
+            objective=self.bench.objectives.full(objective, label),
             row_ids=[self._id(subject, label) for subject in todo],
+            selection=self.bench.objectives.selection(),
         )
-        path = self._state_path(todo, label)
-        state = outputs.load_state(path)
-        if state is not None:
-            attack.load_state_dict(state)
-            bar.advance(attack.advanced)
-        with self._model(label):
-            while not attack.done:
-                report = _step(attack)
-                bar.advance(
-                    report.advanced,
-                    model=label,
-                    step=f"{report.step}/{self.pgd.steps}",
-                    loss=report.mean_loss,
-                    done=f"{self.finished + report.finished}/{wanted}",
-                )
-                if attack.evaluated % self.config.save_every == 0:
-                    outputs.save_state(path, attack.state_dict())
+        self.bench.optimise(
+            attack,
+            label,
+            state=self._state_path(todo, label),
+            bar=bar,
+            done=lambda report: f"{self.finished + report.finished}/{wanted}",
+        )
         return attack.results()
 
     def _save(
         self,
         todo: Sequence[Subject],
         label: Label,
+        space: PixelSpace | PatchSpace,
         results: Sequence[PGDResult],
         objective: TargetObjective,
     ) -> list[Attempt]:
         """Write the pictures, read them again as anyone would, and measure them."""
+        ids = [self._id(subject, label) for subject in todo]
         paths = [outputs.hijacked_path(self.path, subject, label) for subject in todo]
-        for path, result in zip(paths, results, strict=True):
-            outputs.save_hijack(path, result)
-        rows = torch.arange(len(todo), device=self.loaded.device)
-        with self._model(label):
-            losses = objective.stock_losses([open_image(path) for path in paths], rows).tolist()
+        stored = torch.stack([result.best for result in results])
+        pictures = space.pictures(stored, row_ids=ids, seed=self.pgd.seed)
+        for path, picture in zip(paths, pictures, strict=True):
+            outputs.save_picture(path, picture)
+        measured = self.bench.measure(objective, [open_image(path) for path in paths], label)
         records = []
-        for subject, path, result, loss in zip(todo, paths, results, losses, strict=True):
-            linf = _distance(read_levels(path), read_levels(subject.clean))
-            outputs.check_in_ball(linf, self.pgd.ball)
+        for row, (subject, path, result) in enumerate(zip(todo, paths, results, strict=True)):
+            saved, clean = read_levels(path), read_levels(subject.clean)
+            space.check_saved(saved, row)
             records.append(
                 outputs.make_attempt(
                     subject,
                     label,
-                    result,
-                    id_=self._id(subject, label),
+                    id_=ids[row],
                     run=self.path,
-                    loss_png=loss,
-                    linf_levels=linf,
-                    settings=self.settings,
-                    extra_settings={**self.environment, "adapter": self._adapter(label)},
+                    measures={
+                        **outputs.result_measures(result),
+                        **measured[row],
+                        "linf_levels": float(distance(saved, clean)),
+                    },
+                    settings={**self.bench.settings, **self.bench.all_settings(label)},
                 )
             )
         return records
 
-    def _model(self, label: Label) -> contextlib.AbstractContextManager[None]:
-        if label == "base":
-            return self.loaded.adapter_disabled()
-        return contextlib.nullcontext()
-
-    def _adapter(self, label: Label) -> str:
-        return self.config.adapter if label == "defended" else "none"
-
     def _state_path(self, todo: Sequence[Subject], label: Label) -> Path:
         return outputs.state_path(self.path, [self._id(subject, label) for subject in todo])
-
-
-def _objective(loaded: LoadedModel, todo: Sequence[Subject]) -> TargetObjective:
-    return TargetObjective.prepare(
-        loaded,
-        prompts=[subject.behavior.prompt for subject in todo],
-        targets=[subject.behavior.target for subject in todo],
-        image_size=todo[0].size,
-    )
-
-
-def _step(attack: ProjectedGradientDescent) -> StepReport:
-    try:
-        return attack.step()
-    except torch.cuda.OutOfMemoryError as error:
-        raise MmcbError(
-            "the GPU has too little memory for this batch", hint="lower --batch-size or --max-side"
-        ) from error
-
-
-def _distance(image: UInt8[Tensor, "3 H W"], clean: UInt8[Tensor, "3 H W"]) -> int:
-    return int((image.to(torch.int16) - clean.to(torch.int16)).abs().max())

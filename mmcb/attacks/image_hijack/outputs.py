@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from jaxtyping import UInt8
 from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -25,24 +26,38 @@ from torch import Tensor
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
 from mmcb.attacks.image_hijack.subjects import Subject, encode_png, levels_to_image
 from mmcb.attacks.image_hijack.targets import Label
-from mmcb.attacks.pgd import PGDResult
-from mmcb.attacks.threat import PixelBall
+from mmcb.attacks.results import PGDResult
 from mmcb.models.loading import LoadedModel
 from mmcb.records import Attempt, Record, Scalar
 from mmcb.store import record_id, relative_image, write_atomic
 
 ATTACK = "image_hijack"
-_ATTACK_SETTINGS = (
+_ALWAYS = (
     "epsilon",
+    "frame",
     "steps",
+    "optimizer",
     "step_size",
     "schedule",
     "momentum",
     "restarts",
     "random_start",
     "stop_loss",
+    "target",
+    "objective",
     "seed",
 )
+_ONLY_WITH: tuple[tuple[str, object, tuple[str, ...]], ...] = (
+    ("optimizer", "sgd", ("gradient_clip",)),
+    ("target", "completion", ("target_tokens",)),
+    ("target", "string", ("target_string",)),
+    ("objective", "adaptive", ("distance_weight", "distance_ramp")),
+    ("start", "base", ("start",)),
+    ("universal", True, ("universal", "validate_every", "batch_size")),
+    ("patch", "stationary", ("patch", "patch_size")),
+    ("patch", "moving", ("patch", "patch_size", "validate_every")),
+)
+_TRANSFORMED = ("transform_samples", "jpeg_quality", "jpeg_gradient", "validate_every")
 
 
 class LossCurve(Record):
@@ -60,8 +75,16 @@ class LossCurve(Record):
 
 def attack_settings(config: ImageHijackConfig) -> dict[str, Scalar]:
     """The settings that an attack's result depends on."""
-    values = config.model_dump(include=set(_ATTACK_SETTINGS))
-    return {name: values[name] for name in _ATTACK_SETTINGS}
+    names = list(_ALWAYS)
+    for name, value, more in _ONLY_WITH:
+        if getattr(config, name) == value:
+            names += more
+    if config.transforms:
+        names += _TRANSFORMED
+    settings: dict[str, Scalar] = {name: getattr(config, name) for name in dict.fromkeys(names)}
+    if config.transforms:
+        settings["transforms"] = " ".join(config.transforms)
+    return settings
 
 
 def environment(loaded: LoadedModel) -> dict[str, Scalar]:
@@ -99,34 +122,33 @@ def hijacked_path(run: Path, subject: Subject, label: Label) -> Path:
     return run / "images" / label / subject.name
 
 
-def save_hijack(path: Path, result: PGDResult) -> None:
-    """Write the best iterate as a PNG: its 8-bit levels as they are, nothing is rounded here."""
-    write_atomic(path, encode_png(levels_to_image(result.best)))
+def save_picture(path: Path, levels: UInt8[Tensor, "3 H W"]) -> None:
+    """Write a picture as a PNG: its 8-bit levels as they are, nothing is rounded here."""
+    write_atomic(path, encode_png(levels_to_image(levels)))
+
+
+def result_measures(result: PGDResult) -> dict[str, float]:
+    """What the loop measured."""
+    return {
+        "loss_start": result.start_loss,
+        "loss_float": result.best_loss,
+        "passes": float(result.passes),
+        "stopped_step": float(result.stopped_step),
+    }
 
 
 def make_attempt(
     subject: Subject,
     label: Label,
-    result: PGDResult,
     *,
     id_: str,
     run: Path,
-    loss_png: float,
-    linf_levels: int,
+    measures: dict[str, float],
     settings: dict[str, Scalar],
-    extra_settings: dict[str, Scalar],
 ) -> Attempt:
     """The record of one finished attack; a measure that is not a finite number is left out."""
-    measures = {
-        "loss_start": result.start_loss,
-        "loss_float": result.best_loss,
-        "loss_png": loss_png,
-        "passes": float(result.passes),
-        "linf_levels": float(linf_levels),
-        "stopped_step": float(result.stopped_step),
-        "height": float(subject.size[0]),
-        "width": float(subject.size[1]),
-    }
+    height, width = subject.size
+    measures = {**measures, "height": float(height), "width": float(width)}
     behavior = subject.behavior
     return Attempt(
         id=id_,
@@ -138,19 +160,26 @@ def make_attempt(
         prompt=behavior.prompt,
         image=relative_image(run / "attempts.jsonl", hijacked_path(run, subject, label)),
         measures={name: value for name, value in measures.items() if math.isfinite(value)},
-        settings={**settings, **extra_settings, "source": subject.source.name},
+        settings={**settings, "source": subject.source.name},
     )
 
 
-def make_curve(attempt: Attempt, result: PGDResult, *, steps: int) -> LossCurve:
-    """The loss curve that belongs to an attempt."""
+def make_curve(
+    id_: str, *, behavior_id: str, model: str, result: PGDResult, steps: int
+) -> LossCurve:
+    """The loss curve of an attempt, or of the one picture behind many."""
     return LossCurve(
-        id=attempt.id,
-        behavior_id=attempt.behavior_id,
-        model=attempt.model,
+        id=id_,
+        behavior_id=behavior_id,
+        model=model,
         steps_per_restart=steps,
         losses=tuple(round(x, 6) if math.isfinite(x) else None for x in result.curve),
     )
+
+
+def universal_id(attempt_ids: Sequence[str]) -> str:
+    """Names the one picture behind many attempts."""
+    return record_id("universal", *attempt_ids)
 
 
 def state_path(run: Path, attempt_ids: Sequence[str]) -> Path:
@@ -172,13 +201,3 @@ def load_state(path: Path) -> dict[str, Tensor] | None:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError:
         return None
-
-
-def check_in_ball(linf_levels: int, ball: PixelBall) -> None:
-    """Assert the threat model on what was saved.
-
-    Raises:
-        RuntimeError: the picture is outside the ball, which would be a bug of ours.
-    """
-    if linf_levels > ball.radius:
-        raise RuntimeError(f"saved picture is {linf_levels} levels off, allowed {ball.radius}")

@@ -2,32 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
+from PIL import Image
+
 from mmcb.attacks.image_hijack.attacker import HijackAttacker
+from mmcb.attacks.image_hijack.bench import Bench
+from mmcb.attacks.image_hijack.completions import complete_targets
 from mmcb.attacks.image_hijack.config import COMMAND, ImageHijackConfig
+from mmcb.attacks.image_hijack.roles import assign_roles
 from mmcb.attacks.image_hijack.subjects import (
     Skipped,
     Subject,
+    as_the_model_sees,
     pair_with_images,
     prepare_subjects,
+    scale_down,
 )
 from mmcb.attacks.image_hijack.summary import log_summary
 from mmcb.attacks.image_hijack.targets import (
     Targets,
     check_inputs,
     load_behaviors,
+    rerouted_layers,
 )
+from mmcb.attacks.image_hijack.universal import UniversalAttacker
 from mmcb.errors import MmcbError
 from mmcb.log import get_logger
 from mmcb.models.chat import num_image_tokens
 from mmcb.models.loading import LoadedModel, load_model
+from mmcb.models.preprocess import pixel_preprocessor
+from mmcb.records import Behavior
 from mmcb.runs import RunDir, newest_run, read_manifest, timestamp
 
 RUNS = Path("runs") / COMMAND
 # A resumed run may be told these anew: they do not change what an attempt is.
 MAY_CHANGE = frozenset({"batch_size", "save_every", "num_behaviors", "target_models", "device"})
+# One picture depends on how many behaviors a step has, and on which there are.
+MAY_CHANGE_UNIVERSAL = MAY_CHANGE - {"batch_size", "num_behaviors"}
 
 _log = get_logger(__name__)
 
@@ -42,6 +57,9 @@ def run_image_hijack(config: ImageHijackConfig) -> Path:
     behaviors = load_behaviors(
         behaviors_path, needs_image=config.image_folder is None, limit=config.num_behaviors
     )
+    if config.target == "string":
+        update = {"target": config.target_string}
+        behaviors = [behavior.model_copy(update=update) for behavior in behaviors]
     pairs = pair_with_images(
         behaviors, behaviors_path=behaviors_path, image_folder=config.image_folder
     )
@@ -52,26 +70,79 @@ def run_image_hijack(config: ImageHijackConfig) -> Path:
             "behaviors": behaviors_path,
         }
     )
+    roles = assign_roles(resolved, behaviors) if config.universal else None
     with _start(resolved, targets, behaviors_path) as run:
-        subjects, skipped = prepare_subjects(
-            pairs, folder=run.path / "images" / "clean", max_side=config.max_side
+        loaded, subjects, num_skipped = prepare(
+            resolved, targets, pairs, run, count=1 if roles else None
         )
-        loaded = load_model(
+        layers = rerouted_layers(targets.adapter, targets.model)
+        bench = Bench(resolved, loaded, run.path, layers)
+        if roles is not None:
+            UniversalAttacker(bench, targets.labels, roles).attack(subjects[0])
+        else:
+            HijackAttacker(bench, targets.labels).attack(with_targets(bench, subjects))
+        log_summary(run.path / "attempts.jsonl", num_skipped=num_skipped)
+    return run.path
+
+
+def prepare(
+    config: ImageHijackConfig,
+    targets: Targets,
+    pairs: Iterator[tuple[Behavior, Path]],
+    run: RunDir,
+    *,
+    count: int | None,
+) -> tuple[LoadedModel, list[Subject], int]:
+    """The model, the first `count` clean pictures that suit it (None: all), and how many do not."""
+
+    def load() -> LoadedModel:
+        return load_model(
             targets.model, adapter=targets.adapter, device=config.device, dtype=config.dtype
         )
-        subjects, too_thin = _without_too_thin(loaded, subjects)
-        skipped += too_thin
-        run.note("skipped", [{"image": str(s.image), "reason": s.reason} for s in skipped])
-        HijackAttacker(resolved, loaded, run.path, targets.labels).attack(subjects)
-        log_summary(run.path / "attempts.jsonl", num_skipped=len(skipped))
-    return run.path
+
+    # Pictures first, so that bad ones are told at once, unless their size is the model's affair.
+    loaded = load() if config.frame == "model_input" else None
+    subjects, skipped = prepare_subjects(
+        pairs if count is None else islice(pairs, count),
+        folder=run.path / "images" / "clean",
+        fit=_fitter(config, loaded),
+    )
+    loaded = loaded or load()
+    subjects, too_thin = _without_too_thin(loaded, subjects)
+    skipped += too_thin
+    run.note("skipped", [{"image": str(s.image), "reason": s.reason} for s in skipped])
+    return loaded, subjects, len(skipped)
+
+
+def _fitter(
+    config: ImageHijackConfig, loaded: LoadedModel | None
+) -> Callable[[Image.Image], Image.Image]:
+    """What brings a picture to the frame in which epsilon is measured."""
+    shrink = partial(scale_down, max_side=config.max_side)
+    if loaded is None:
+        return shrink
+    preprocess = pixel_preprocessor(loaded)
+    return lambda image: as_the_model_sees(shrink(image), preprocess)
+
+
+def with_targets(bench: Bench, subjects: Sequence[Subject]) -> Sequence[Subject]:
+    """Long targets, where they are asked for."""
+    if bench.config.target != "completion":
+        return subjects
+    return complete_targets(
+        subjects,
+        loaded=bench.loaded,
+        path=bench.path / "targets.jsonl",
+        max_new_tokens=bench.config.target_tokens,
+    )
 
 
 def _start(config: ImageHijackConfig, targets: Targets, behaviors: Path) -> RunDir:
     """The folder asked for, else an unfinished run with the same settings, else a new one."""
     path = config.out
+    may_change = MAY_CHANGE_UNIVERSAL if config.universal else MAY_CHANGE
     if path is None:
-        wanted = config.model_dump(mode="json", exclude={"out", *MAY_CHANGE})
+        wanted = config.model_dump(mode="json", exclude={"out", *may_change})
         path = newest_run(
             RUNS,
             COMMAND,
@@ -86,7 +157,7 @@ def _start(config: ImageHijackConfig, targets: Targets, behaviors: Path) -> RunD
     if targets.adapter is not None:
         inputs["adapter"] = targets.adapter
     run = RunDir.start(
-        path, command=COMMAND, config=config, inputs=inputs, may_change=MAY_CHANGE | {"out"}
+        path, command=COMMAND, config=config, inputs=inputs, may_change=may_change | {"out"}
     )
     _log.info("attacking %s (%s) in %s", targets.model, ", ".join(targets.labels), path)
     return run

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from mmcb.errors import MmcbError
 from mmcb.generation.images import ImageProblem, image_size, open_image
 from mmcb.log import get_logger
+from mmcb.models.preprocess import Preprocessor
 from mmcb.records import Behavior
 from mmcb.store import record_id, resolve_image, write_atomic
 
@@ -84,14 +85,17 @@ def pair_with_images(
 
 
 def prepare_subjects(
-    pairs: Iterator[tuple[Behavior, Path]], *, folder: Path, max_side: int
+    pairs: Iterable[tuple[Behavior, Path]],
+    *,
+    folder: Path,
+    fit: Callable[[Image.Image], Image.Image],
 ) -> tuple[list[Subject], list[Skipped]]:
     """Write each clean picture that is not there yet.
 
     Args:
         pairs: behaviors with their source pictures.
         folder: where the clean pictures are (made if missing).
-        max_side: longer sides are scaled down to this.
+        fit: brings a picture to the size it is attacked at, such as `scale_down`.
 
     Returns:
         The subjects in order, and the pictures that could not be opened.
@@ -104,7 +108,7 @@ def prepare_subjects(
         clean = folder / f"{file_stem(behavior.id)}.png"
         try:
             if not clean.exists():
-                write_atomic(clean, encode_png(scale_down(open_image(source), max_side=max_side)))
+                write_atomic(clean, encode_png(fit(open_image(source))))
             size = image_size(clean)
         except ImageProblem as problem:
             _log.warning("skipped %s", problem.message)
@@ -151,9 +155,20 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def as_the_model_sees(image: Image.Image, preprocess: Preprocessor) -> Image.Image:
+    """The picture at the size at which the model does not resize it any more."""
+    levels = preprocess.own_levels(image_levels(image)[None].double())[0]
+    return levels_to_image(levels.round().clamp(0, 255).to(torch.uint8))
+
+
 def read_levels(path: Path) -> UInt8[Tensor, "3 H W"]:
     """The 8-bit RGB levels of a picture file."""
-    levels = np.array(open_image(path), dtype=np.uint8)
+    return image_levels(open_image(path))
+
+
+def image_levels(image: Image.Image) -> UInt8[Tensor, "3 H W"]:
+    """The 8-bit RGB levels of a picture."""
+    levels = np.array(image, dtype=np.uint8)
     return torch.from_numpy(levels).permute(2, 0, 1).contiguous()
 
 

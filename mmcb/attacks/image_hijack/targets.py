@@ -13,7 +13,7 @@ from typing import Any, Literal
 from mmcb.attacks.image_hijack.config import COMMAND, ImageHijackConfig
 from mmcb.errors import MmcbError
 from mmcb.models.families import known_family
-from mmcb.models.locate import locate
+from mmcb.models.locate import locate, read_json
 from mmcb.records import Behavior
 from mmcb.runs import newest_run, read_manifest
 from mmcb.store import read_records
@@ -45,11 +45,79 @@ def check_inputs(config: ImageHijackConfig) -> tuple[Targets, Path]:
     Raises:
         MmcbError: as `find_targets` and `behaviors_file`; the checkpoint cannot be had.
     """
+    check_settings(config)
     if config.model is not None:
         # First of all: without the checkpoint, advice about its adapter would lead nowhere.
         locate(config.model)
     targets = find_targets(config)
     return targets, behaviors_file(config, targets.model)
+
+
+def check_settings(config: ImageHijackConfig) -> None:
+    """Settings that do not go together.
+
+    Raises:
+        MmcbError: there are some.
+    """
+    shares = config.validation_share + config.test_share
+    problems = (
+        (
+            config.target == "string" and not config.target_string,
+            "--target string (or its preset) has no string",
+            'add --target-string "TEXT"',
+        ),
+        (
+            config.target == "responses" and not config.universal,
+            "--target responses makes one picture for all",
+            "add --universal",
+        ),
+        (
+            config.target == "completion" and config.universal,
+            "--target completion is for one picture a behavior",
+            "leave out --universal, or give behaviors with long targets",
+        ),
+        (
+            config.patch != "none" and (config.start == "base" or config.universal),
+            "--patch goes with neither --universal nor --start base",
+            "leave one of them out",
+        ),
+        (
+            config.start == "base" and config.universal,
+            "--start base is for one picture a behavior",
+            "leave out --universal",
+        ),
+        (
+            config.start == "base" and config.target_models != "both",
+            "--start base needs the base model's pictures",
+            "add --target-models both",
+        ),
+        (
+            config.universal and shares >= 1,
+            "--validation-share and --test-share leave no behavior to train on",
+            "lower one of them",
+        ),
+    )
+    for wrong, message, hint in problems:
+        if wrong:
+            raise MmcbError(message, hint=hint)
+
+
+def rerouted_layers(adapter: Path | None, model: str) -> tuple[int, ...]:
+    """The target layers of the run that made an adapter, else those of the model's recipe.
+
+    Args:
+        adapter: the adapter's folder; None: no layers.
+        model: name of the base model.
+    """
+    if adapter is None:
+        return ()
+    for folder in (adapter, adapter.parent):
+        if (folder / "recipe.json").is_file():
+            layers = read_json(folder / "recipe.json").get("target_layers")
+            if isinstance(layers, list) and layers:
+                return tuple(int(layer) for layer in layers)
+    family = locate(model).family
+    return () if family is None else family.defaults.target_layers
 
 
 def find_targets(config: ImageHijackConfig) -> Targets:

@@ -1,0 +1,1 @@
+"""Strength checks: is a low number the defence's doing, or the attack's weakness?"""

@@ -1,0 +1,189 @@
+"""Teacher forcing: how likely is each row's target after its prompt, given embeddings of both?
+
+The level below every objective that aims at words. What does not depend on the attack is done
+once: prompts are padded and encoded, and the tokens that stand before everything the attacker may
+touch go through the decoder a single time (their keys and values are kept). A step then costs the
+blocks over the rest, and the vocabulary projection at the target's positions only.
+
+Shapes: B rows, A of them, T tokens, t tokens after the fixed ones, K positions with logits, W
+words, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from mmcb.models.loading import LoadedModel
+
+IGNORED = -100
+"""Label of a position that is not part of a target."""
+
+
+def freeze(loaded: LoadedModel) -> None:
+    """Evaluation mode, and no gradients for any weight: only inputs are optimised."""
+    loaded.model.eval()
+    loaded.model.requires_grad_(False)
+
+
+@dataclass(frozen=True, slots=True)
+class Forced:
+    """What a model says at the targets of some rows."""
+
+    logits: Float[Tensor, "A K W"]
+    labels: Int64[Tensor, "A K"]
+    hidden: dict[int, Float[Tensor, "A t D"]]
+    """The hidden states asked for, by Hugging Face's index."""
+
+    def cross_entropy(self) -> Float[Tensor, " A"]:
+        """Mean over each row's target tokens."""
+        losses_AK = F.cross_entropy(
+            self.logits.float().transpose(1, 2),
+            self.labels,
+            ignore_index=IGNORED,
+            reduction="none",
+        )
+        return losses_AK.sum(dim=1) / (self.labels != IGNORED).sum(dim=1)
+
+    def reached(self) -> Bool[Tensor, " A"]:
+        """Whether greedy decoding would write the row's whole target."""
+        right = self.logits.argmax(dim=-1) == self.labels
+        return (right | (self.labels == IGNORED)).all(dim=1)
+
+
+class TargetTokens:
+    """Prompts with their targets, as one padded batch.
+
+    Args:
+        loaded: the model under attack; it is frozen here.
+        input_ids: per row the prompt (image tokens expanded) and the target.
+        target_starts: per row the index of the target's first token.
+        fixed_until: per row the index of the first token that the attacker may touch; what all
+            rows have in common before it is computed once.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        *,
+        input_ids: Sequence[Sequence[int]],
+        target_starts: Sequence[int],
+        fixed_until: Sequence[int],
+    ) -> None:
+        freeze(loaded)
+        self.loaded = loaded
+        self._lengths = [len(ids) for ids in input_ids]
+        self._starts = list(target_starts)
+        # The token before the first target stays out: its logits are wanted at every step.
+        self.num_fixed = min(
+            _common(input_ids), *fixed_until, *(start - 1 for start in target_starts)
+        )
+        # Padding stands on the right: under a causal mask nothing before it can see it, hence no
+        # attention mask is needed and every prompt keeps its own positions.
+        padding = loaded.tokenizer.pad_token_id or 0
+        ids_BT = torch.full((len(input_ids), max(self._lengths)), padding)
+        labels_BT = torch.full_like(ids_BT, IGNORED)
+        for row, (ids, start) in enumerate(zip(input_ids, target_starts, strict=True)):
+            ids_BT[row, : len(ids)] = torch.tensor(ids)
+            labels_BT[row, start : len(ids)] = ids_BT[row, start : len(ids)]
+        self._ids_BT = ids_BT.to(loaded.device)
+        self._labels_BT = labels_BT.to(loaded.device)
+        self._fixed: dict[bool, list[tuple[Tensor, Tensor]]] = {}
+
+    def ids(self, rows: Int64[Tensor, " A"], *, whole: bool = False) -> Int64[Tensor, "A t"]:
+        """Token ids of some rows after the fixed ones (or all), cut to the longest of them."""
+        return self._ids_BT[rows, 0 if whole else self.num_fixed : self._window(rows)[1]]
+
+    def labels(self, rows: Int64[Tensor, " A"]) -> Int64[Tensor, "A K"]:
+        """Target tokens of some rows, from the earliest target on."""
+        first, length = self._window(rows)
+        return self._labels_BT[rows, first:length]
+
+    def predicting(self, rows: Int64[Tensor, " A"]) -> Int64[Tensor, " K"]:
+        """Positions whose logits predict `labels`: those at t - 1 predict token t."""
+        first, length = self._window(rows)
+        return torch.arange(first - 1, length - 1, device=self.loaded.device)
+
+    def mask_from(self, starts: Sequence[int], rows: Int64[Tensor, " A"]) -> Bool[Tensor, "A t"]:
+        """Real tokens of some rows from `starts[row]` on, in the places of `ids`."""
+        at = torch.arange(self.num_fixed, self._window(rows)[1])
+        listed = rows.tolist()
+        begin = torch.tensor([starts[row] for row in listed])[:, None]
+        end = torch.tensor([self._lengths[row] for row in listed])[:, None]
+        return ((at >= begin) & (at < end)).to(self.loaded.device)
+
+    def run(
+        self,
+        embeddings_AtD: Float[Tensor, "A t D"],
+        rows: Int64[Tensor, " A"],
+        *,
+        layers: Collection[int] = (),
+    ) -> Forced:
+        """The model's own forward pass over the embeddings of `ids(rows)`.
+
+        Args:
+            embeddings_AtD: of the tokens of `ids(rows)`, in the model's precision.
+            rows: which rows they are.
+            layers: `hidden_states` indices to hand back.
+        """
+        output = self.loaded.model(
+            inputs_embeds=embeddings_AtD,
+            past_key_values=self._fixed_cache(len(rows)),
+            use_cache=False,
+            output_hidden_states=bool(layers),
+            logits_to_keep=self.predicting(rows) - self.num_fixed,
+        )
+        hidden = {layer: output.hidden_states[layer] for layer in layers}
+        return Forced(output.logits, self.labels(rows), hidden)
+
+    def _window(self, rows: Int64[Tensor, " A"]) -> tuple[int, int]:
+        """Where the earliest target begins and the longest row ends."""
+        listed = rows.tolist()
+        first = min(self._starts[row] for row in listed)
+        return first, max(self._lengths[row] for row in listed)
+
+    def _fixed_cache(self, count: int) -> Any:
+        """Keys and values of the fixed tokens for `count` rows; None if there are none."""
+        if self.num_fixed == 0:
+            return None
+        from transformers import DynamicCache
+
+        config = self.loaded.decoder.config
+        adapted = _adapter_is_on(self.loaded.model)
+        if adapted not in self._fixed:
+            cache: Any = DynamicCache(config=config)
+            ids = self._ids_BT[:1, : self.num_fixed]
+            with torch.no_grad():
+                self.loaded.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
+            self._fixed[adapted] = [(layer.keys, layer.values) for layer in cache.layers]
+        kept = self._fixed[adapted]
+        return DynamicCache(
+            [
+                (keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1))
+                for keys, values in kept
+            ],
+            config=config,
+        )
+
+
+def _common(rows: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all rows share."""
+    shortest = min(len(row) for row in rows)
+    for index in range(shortest):
+        if any(row[index] != rows[0][index] for row in rows):
+            return index
+    return shortest
+
+
+def _adapter_is_on(model: Any) -> bool:
+    """Whether an adapter takes part: its keys and values are not the base's."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layer = next((m for m in model.modules() if isinstance(m, BaseTunerLayer)), None)
+    return layer is not None and not layer.disable_adapters
