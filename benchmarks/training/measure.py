@@ -6,7 +6,6 @@ python -m benchmarks.training.measure '{"shape": "llama-3", "scale": "cpu", "var
 from __future__ import annotations
 
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -170,7 +169,9 @@ def _synchronize() -> None:
 def _peak_gib() -> float:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # Not getrusage: that hands a parent's peak down to its child.
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
 
 
 if __name__ == "__main__":
