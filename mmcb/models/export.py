@@ -23,6 +23,9 @@ _LLAVA_NAMES = (
     (r"^model\.multi_modal_projector\.", "multi_modal_projector."),
     (r"^model\.image_newline$", "image_newline"),
 )
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM 0.32 takes for --max-lora-rank: the smallest that an adapter fits into."""
+
 _HUB_NAMES = {"llava_next": _LLAVA_NAMES, "llava": _LLAVA_NAMES}
 
 

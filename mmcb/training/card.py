@@ -14,13 +14,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from mmcb.models.export import VLLM_RANKS
 from mmcb.store import write_atomic
 from mmcb.training.facts import FIGURES, HELDOUT_FIGURES, RunFacts
 
 TEMPLATE = "card.md.j2"
-VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM 0.32 takes for --max-lora-rank."""
-
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~])")
 
 
@@ -33,7 +31,9 @@ def write_card(facts: RunFacts, folder: Path, *, merged: bool = False) -> Path:
         merged: the folder holds the whole model.
     """
     path = folder / "README.md"
-    write_atomic(path, render_card(facts, merged=merged))
+    text = render_card(facts, merged=merged)
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text)
     return path
 
 

@@ -165,14 +165,22 @@ class CountingCaptioner(FakeCaptioner):
 
     most = 0
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = self._alive()  # what other tests have left
+
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
     ) -> Iterator[list[Completion]]:
-        kinds = (CocoImage, Caption, ImageNote, Request)
         for batch in super().generate(requests, sampling):
             if len(self.seen) % 8 == 0:
-                self.most = max(self.most, sum(isinstance(x, kinds) for x in gc.get_objects()))
+                self.most = max(self.most, self._alive() - self.before)
             yield batch
+
+    def _alive(self) -> int:
+        kinds = (CocoImage, Caption, ImageNote, Request)
+        gc.collect()
+        return sum(type(each) in kinds for each in gc.get_objects())
 
 
 def test_images_pass_through_one_chunk_at_a_time(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def test_a_server_that_breaks_down_loses_only_what_is_in_flight(tmp_path: Path) 
         assert len(kept) == 5
         server.always = GOOD
         server.chats.clear()
-        captions = caption_images(config).captions
+        captions = list(caption_images(config).captions())
         assert len(server.chats) == 12 - 5
     assert len(captions) == 12
     assert {c.id for c in captions} > set(kept)

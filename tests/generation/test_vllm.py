@@ -4,7 +4,6 @@ vLLM starts three times in all, about a minute each.
 """
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
 
 from benchmarks.generation.agreement import difference
 from benchmarks.generation.serve import cpu_environment, vllm_serve
@@ -26,7 +24,8 @@ from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerato
 from mmcb.generation.transformers_engine import TransformersGenerator
 from mmcb.miniature.config import MiniatureConfig
 from mmcb.miniature.world import write_world
-from mmcb.models.export import hub_key, save_adapter
+from mmcb.models.export import save_adapter
+from mmcb.models.families import FAMILIES
 from mmcb.models.loading import load_model
 from mmcb.records import Caption, Message
 from mmcb.store import read_records
@@ -53,15 +52,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped model in the hub's layout, the only one that vLLM reads."""
-    loaded = load_model("tiny-llava-next")
-    folder = tmp_path_factory.mktemp("models") / "tiny-llava-next"
-    assert loaded.family.folder is not None
-    shutil.copytree(loaded.family.folder, folder)
-    state = loaded.model.state_dict()
-    named = {hub_key(key, family=loaded.family): value for key, value in state.items()}
-    save_file(named, folder / "model.safetensors", metadata={"format": "pt"})
+def checkpoint() -> Path:
+    """The shipped model, in the hub's layout, the only one that vLLM reads."""
+    folder = FAMILIES["tiny-llava-next"].folder
+    assert folder is not None
     return folder
 
 

@@ -48,6 +48,6 @@ def test_the_card_names_a_rank_that_vllm_takes() -> None:
 
     from vllm.config.lora import MaxLoRARanks
 
-    from mmcb.training.card import VLLM_RANKS
+    from mmcb.models.export import VLLM_RANKS
 
     assert set(VLLM_RANKS) == set(get_args(MaxLoRARanks)) - {1}
