@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,18 @@ class Readout:
         stacked = torch.stack([value.detach().float() for value in values.values()])
         summed: Tensor = accelerator.reduce(stacked, reduction="sum")
         self._values = summed.to("cpu", non_blocking=True)
-        self._arrived = None
+        self._mark = None
+        self.arrived_at = time.perf_counter()
+        """When they were there, by `time.perf_counter`; on another device than the CPU as far as
+        `wait` can tell."""
         if summed.device.type != "cpu":
             # A mark behind the copy: without it, reading would wait for all that was queued since.
-            self._arrived = torch.Event(summed.device)
-            self._arrived.record()
+            self._mark = torch.Event(summed.device)
+            self._mark.record()
 
     def wait(self) -> dict[str, float]:
         """The numbers, once they are there."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
+        if self._mark is not None:
+            self._mark.synchronize()
+            self.arrived_at = time.perf_counter()
         return dict(zip(self._names, self._values.tolist(), strict=True))

@@ -156,9 +156,10 @@ class Trainer:
                 # where something hangs on a step, its own figures come first.
                 awaited = validated or saved or rates.starting or self.recipe.stop_early
                 while len(queued) > (0 if awaited else 1):
-                    row = queued.pop(0).row()
-                    now = time.perf_counter()
-                    row["seconds"], began = now - began, now
+                    first = queued.pop(0)
+                    row = first.row()
+                    arrived = first.readout.arrived_at
+                    row["seconds"], began = arrived - began, arrived
                     rates.saw(row)
                     stopper.saw(row)
                     if every.validate and (stopper.done or (validated and not queued)):
