@@ -193,7 +193,7 @@ def test_an_adapter_counts(requests: list[Request], tmp_path: Path) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:
-                parameter.normal_(std=0.1, generator=generator)
+                parameter.normal_(std=0.15, generator=generator)
     adapter = save_adapter(replace(loaded, model=model), tmp_path / "adapter")
     texts = [r for r in requests if r.id.startswith("text")]
     base = answers(make_generator(EngineConfig(), "tiny-mistral"), texts)
