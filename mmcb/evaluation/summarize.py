@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmcb.evaluation.agreement import agree_table
 from mmcb.evaluation.capability import CAPABILITY_TASKS, OVER_REFUSAL_TASKS
 from mmcb.evaluation.judges import Panel, panel_of
 from mmcb.evaluation.metrics import rate
@@ -68,6 +69,9 @@ def summarize(judged: Sequence[Judged], *, harm_judges: Sequence[str]) -> Number
         "judges": {
             judge: {role: _asr(by_role[role], judge) for role in roles} for judge in harm_judges
         },
+        "agreement": agree_table(
+            [j.labels for j in judged if j.attack != "task" and not j.item.failed], harm_judges
+        ),
         "coherence": {
             panel_of(judge).coherence: {
                 role: _asr(by_role[role], panel_of(judge).coherence) for role in roles
@@ -84,6 +88,10 @@ def summarize(judged: Sequence[Judged], *, harm_judges: Sequence[str]) -> Number
         "categories": _categories(by_role, first),
         "transfer": {role: _transfer(by_role[role], first) for role in roles},
         "counts": {role: _counts(by_role[role], first) for role in roles},
+        "unparsable": {
+            judge: {role: _unparsable(by_role[role], judge) for role in roles}
+            for judge in harm_judges
+        },
     }
 
 
@@ -161,13 +169,16 @@ def _transfer(judged: Sequence[Judged], judge: str) -> Numbers:
 
 def _counts(judged: Sequence[Judged], judge: str) -> Numbers:
     """What the rates leave out, and why an answer ended."""
-    attacked = [j for j in judged if j.attack != "task"]
     reasons = Counter(j.item.generation.finish_reason for j in judged)
     return {
         "answers": len(judged),
         "no_answer": reasons.get("error", 0),
         "cut_at_max_new_tokens": reasons.get("length", 0),
-        "unparsable_verdicts": sum(
-            j.labels.get(judge) is None and not j.item.failed for j in attacked
-        ),
+        "unparsable_verdicts": _unparsable(judged, judge),
     }
+
+
+def _unparsable(judged: Sequence[Judged], judge: str) -> int:
+    """Answers to attacks on which a judge gave no verdict that could be read."""
+    attacked = (j for j in judged if j.attack != "task" and not j.item.failed)
+    return sum(j.labels.get(judge) is None for j in attacked)
