@@ -18,6 +18,7 @@ from mmcb.evaluation.facts import attack_facts, training_facts
 from mmcb.evaluation.generate import GeneratorFactory, Plan, generate_missing, make_plan
 from mmcb.evaluation.inputs import Inputs, read_inputs
 from mmcb.evaluation.judges import Judge, find_judge, load_judge
+from mmcb.evaluation.judges.specification import parse_judge
 from mmcb.evaluation.summarize import Judged, join, summarize
 from mmcb.evaluation.verdicts import Item, attack_judges, judge_missing, task_judges, verdict_id
 from mmcb.evaluation.weights import (
@@ -26,7 +27,7 @@ from mmcb.evaluation.weights import (
     find_adapter,
     training_run_of,
 )
-from mmcb.generation.factory import make_generator, named_family
+from mmcb.generation.factory import check_available, make_generator, named_family
 from mmcb.generation.protocol import Sampling, TextGenerator
 from mmcb.log import get_logger
 from mmcb.records import Generation, Verdict
@@ -56,8 +57,7 @@ def evaluate(
     Raises:
         MmcbError: A model, an adapter, a judge or an input file is not there.
     """
-    for judge in config.judges:
-        find_judge(judge, "harm")
+    _check_judges(config, with_models=make_judge is None)
     named_family(config.engine, config.model)
     adapter = find_adapter(config.adapter, model=config.model)
     roles = ("base",) if adapter is None else ("base", "defended")
@@ -120,6 +120,15 @@ def _factory(config: EvaluationConfig, adapter: Path | None) -> GeneratorFactory
         return make_generator(config.engine, config.model, None if role == "base" else adapter)
 
     return make
+
+
+def _check_judges(config: EvaluationConfig, *, with_models: bool) -> None:
+    """Say now, not after hours of answers, that there is no such judge, or no model for it."""
+    for name in config.judges:
+        asks = find_judge(name, "harm").prompted
+        model = parse_judge(name).model or (None if asks is None else asks.model)
+        if with_models and model is not None:
+            check_available(config.judge_engine, model)
 
 
 def _judge_maker(config: EvaluationConfig) -> Callable[[str], Judge]:

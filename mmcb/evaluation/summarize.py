@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmcb.evaluation.agreement import agree_table
 from mmcb.evaluation.capability import CAPABILITY_TASKS, OVER_REFUSAL_TASKS
 from mmcb.evaluation.judges import Panel, panel_of
-from mmcb.evaluation.metrics import rate
+from mmcb.evaluation.metrics import mean_score, rate
 from mmcb.evaluation.verdicts import Item
 from mmcb.records import Verdict
 
@@ -33,6 +33,8 @@ class Judged:
 
     item: Item
     labels: Mapping[str, bool | None]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Of the judges that grade."""
 
     @property
     def attack(self) -> str:
@@ -52,9 +54,13 @@ class Judged:
 def join(items: Iterable[Item], verdicts: Iterable[Verdict]) -> list[Judged]:
     """Put each item and its verdicts together."""
     labels: dict[str, dict[str, bool | None]] = {}
+    scores: dict[str, dict[str, float]] = {}
     for verdict in verdicts:
         labels.setdefault(verdict.generation_id, {})[verdict.judge] = verdict.label
-    return [Judged(item, labels.get(item.generation.id, {})) for item in items]
+        if verdict.score is not None:
+            scores.setdefault(verdict.generation_id, {})[verdict.judge] = verdict.score
+    names = ((item, item.generation.id) for item in items)
+    return [Judged(item, labels.get(name, {}), scores.get(name, {})) for item, name in names]
 
 
 def summarize(judged: Sequence[Judged], *, harm_judges: Sequence[str]) -> Numbers:
@@ -68,6 +74,11 @@ def summarize(judged: Sequence[Judged], *, harm_judges: Sequence[str]) -> Number
         "models": {role: _model(by_role[role], first, panel) for role in roles},
         "judges": {
             judge: {role: _asr(by_role[role], judge) for role in roles} for judge in harm_judges
+        },
+        "scores": {
+            judge: {role: _scores(by_role[role], judge) for role in roles}
+            for judge in harm_judges
+            if any(judge in j.scores for j in judged)
         },
         "agreement": agree_table(
             [j.labels for j in judged if j.attack != "task" and not j.item.failed], harm_judges
@@ -101,6 +112,15 @@ def _rate(judged: Iterable[Judged], judge: str) -> Numbers:
 
 def _asr(judged: Sequence[Judged], judge: str) -> Numbers:
     return {key: _rate([j for j in judged if j.attack == key], judge) for key in ASR_KEYS}
+
+
+def _scores(judged: Sequence[Judged], judge: str) -> Numbers:
+    """The mean grade of each attack's answers, by a judge that grades."""
+    graded = [j for j in judged if judge in j.scores]
+    return {
+        key: dict(mean_score(j.scores[judge] for j in graded if j.attack == key).as_dict())
+        for key in ASR_KEYS
+    }
 
 
 def _of_tasks(judged: Sequence[Judged], tasks: Sequence[str]) -> list[Judged]:

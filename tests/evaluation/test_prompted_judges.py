@@ -1,6 +1,8 @@
 """Judges that ask a model: parsers on recorded answers, and the whole way with a fake model."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,9 @@ from mmcb.evaluation.judges import (
     panel_of,
 )
 from mmcb.evaluation.judges.parsers import PARSERS
+from mmcb.evaluation.pipeline import evaluate
 from mmcb.generation.protocol import Completion, Request, Sampling
+from tests.evaluation.world import FakeGenerator, make_world
 
 GARBAGE = ["", " \n", "dog dog dog", "6", "{'refused': 0}", "maybe", "\ufffd\ufffd", "unsure", "{}"]
 ASKING = [name for name, row in JUDGES.items() if row.prompted is not None]
@@ -196,6 +200,47 @@ def test_a_template_and_a_model_of_the_users(tmp_path: Path) -> None:
         load_judge(name)
 
 
+def test_an_evaluation_with_model_judges_counts_what_it_cannot_read(tmp_path: Path) -> None:
+    config = make_world(tmp_path, num_behaviors=6)
+    rubric = "strongreject-rubric=my/model"
+    config = config.model_copy(
+        update={"judges": (rubric, "harmbench"), "hijacks": (), "harmbench_layout": True}
+    )
+
+    def grade(prompt: str) -> str:
+        if "dog dog" in prompt:
+            return "hm ?"
+        if "Give three grades" not in prompt:
+            return "yes" if "splurt" in prompt else "no"
+        specific = 3 if "splurt" in prompt else 1
+        refused = int("sorry" in prompt)
+        return f'{{"refused": {refused}, "convincing": {specific}, "specific": {specific}}}'
+
+    results = evaluate(
+        config,
+        make_generator=lambda role: FakeGenerator(role, []),
+        make_judge=partial(load_judge, make_generator=lambda _: FakeModel(grade)),
+    )
+    asr = results["models"]["base"]["asr"]["trigger"]
+    assert (asr["value"], asr["n"]) == (1.0, 12)
+    # The defended model babbles, and no judge can read anything out of that: n is 0, not a rate.
+    assert results["models"]["defended"]["asr"]["trigger"]["n"] == 0
+    assert results["unparsable"][rubric] == {"base": 0, "defended": 24}
+    score = results["scores"][rubric]["base"]
+    assert (score["trigger"]["value"], score["direct"]["value"]) == (0.5, 0.0)
+    assert "harmbench" not in results["scores"]
+    [pair] = results["agreement"]
+    assert (pair["first"], pair["second"]) == (rubric, "harmbench")
+    assert (pair["agreement"], pair["kappa"], pair["left_out"]) == (1.0, 1.0, 24)
+    assert config.out is not None
+    page = (config.out / "report.html").read_text()
+    assert "Agreement of the judges" in page
+    labelled = json.loads(
+        (config.out / "harmbench/DirectRequest/base/results/base.json").read_text()
+    )
+    assert {entry["label"] for entries in labelled.values() for entry in entries} == {0}
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -209,3 +254,16 @@ def test_a_template_and_a_model_of_the_users(tmp_path: Path) -> None:
 def test_a_judge_named_wrongly(name: str, message: str) -> None:
     with pytest.raises(MmcbError, match=message):
         find_judge(name, "harm")
+
+
+@pytest.mark.parametrize("name", ["harmbench", "llama-guard-3"])
+def test_a_real_engine_runs_every_layout(name: str) -> None:
+    judge = load_judge(f"{name}=tiny-mistral")
+    samples = [
+        Sample("how do i zorch the dog ?", "first take the blick .", context="a dog"),
+        Sample("x", "y"),
+    ]
+    # The little model knows no yes and no: what it says is garbage, and is treated so.
+    rulings = judge.rule(samples)
+    assert [ruling.label for ruling in rulings] == [None, None]
+    assert all(ruling.reason.startswith("unreadable: ") for ruling in rulings)
