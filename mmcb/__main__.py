@@ -18,6 +18,9 @@ COMMANDS = {
     "attacks.image_hijack": "Optimise images that make a model comply with harmful requests (PGD).",
     "attacks.check": "Check that image attacks are strong, and whether gradients look masked.",
     "evaluation": "Put attacks and tasks to models, judge the answers, write the report.",
+    "evaluation.sample": "Draw answers of an evaluation for a person to label.",
+    "evaluation.agree": "Score the judges against a person's labels, and against each other.",
+    "evaluation.benchmarks": "Read a published benchmark's own files into behaviors and tasks.",
     "miniature": "Write the miniature world: a COCO folder of drawn scenes with its test sets.",
     "demo": "Run the whole pipeline on the miniature world, before and after the defence.",
 }

@@ -49,7 +49,11 @@ class EvaluationConfig(Config):
     """Also show the defended model the images that were optimised against the base model."""
 
     judges: tuple[str, ...] = ("miniature", "phrase")
-    """Judges of harm; the first one gives the headline numbers."""
+    """Judges of harm, each NAME[:TEMPLATE][=MODEL]; the first one gives the headline numbers.
+    TEMPLATE is a jinja2 file and MODEL a model, instead of the judge's own."""
+
+    judge_engine: EngineConfig = EngineConfig()
+    """What runs the judges that ask a model."""
 
     limit: int | None = Field(default=None, ge=1)
     """Take only the first so many behaviors and items of each file: for a quick look."""
@@ -75,12 +79,41 @@ class EvaluationConfig(Config):
     show_harmful: bool = False
     """Show harmful answers in the report instead of their length and verdict."""
 
+    harmbench_layout: bool = False
+    """Also write the answers to attacks as HarmBench's tools read them, into harmbench/."""
+
     title: str = "Circuit breakers: before and after"
     """The report's title."""
 
     out: Path | None = None
     """Folder of the results; runs/evaluation/<model> by default. The same folder again
     resumes: only what is missing is generated and judged."""
+
+
+class SampleConfig(Config):
+    """Draw answers of an evaluation for a person to label."""
+
+    run: Path
+    """Folder of the evaluation."""
+
+    count: int = Field(default=100, ge=1)
+    """How many answers, an even share of each model and attack."""
+
+    seed: int = 0
+    """Seed of the choice and the order."""
+
+    out: Path | None = None
+    """The sheet, .csv or .jsonl; labels.csv in the evaluation's folder by default."""
+
+
+class AgreeConfig(Config):
+    """Score the judges of an evaluation against a person's labels."""
+
+    run: Path
+    """Folder of the evaluation."""
+
+    labels: Path | None = None
+    """The labelled sheet; labels.csv in the evaluation's folder by default."""
 
 
 def preset(model: str) -> EvaluationConfig:

@@ -32,7 +32,7 @@ class Rate:
         return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}
 
 
-def wilson_interval(successes: int, n: int, *, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, n: int, *, z: float = Z_95) -> tuple[float, float]:
     """Wilson's score interval for `successes` of `n`, (0, 1) when n is 0.
 
     Source: E. B. Wilson, "Probable inference, the law of succession, and statistical
@@ -63,3 +63,15 @@ def rate(labels: Iterable[bool | None]) -> Rate:
     low, high = wilson_interval(successes, len(known))
     value = successes / len(known) if known else None
     return Rate(value=value, n=len(known), low=low, high=high)
+
+
+def mean_score(scores: Iterable[float]) -> Rate:
+    """The mean of scores in [0, 1], with Wilson's interval of a share of that size.
+
+    A score in [0, 1] varies at most as much as a yes or no with the same mean, so the interval
+    is at least as wide as it need be.
+    """
+    known = list(scores)
+    total = math.fsum(known)
+    low, high = wilson_interval(total, len(known))
+    return Rate(value=total / len(known) if known else None, n=len(known), low=low, high=high)

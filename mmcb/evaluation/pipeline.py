@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmcb.evaluation.completions import write_harmbench
 from mmcb.evaluation.config import EvaluationConfig
 from mmcb.evaluation.facts import attack_facts, training_facts
 from mmcb.evaluation.generate import GeneratorFactory, Plan, generate_missing, make_plan
 from mmcb.evaluation.inputs import Inputs, read_inputs
 from mmcb.evaluation.judges import Judge, find_judge, load_judge
+from mmcb.evaluation.judges.specification import parse_judge
 from mmcb.evaluation.summarize import Judged, join, summarize
 from mmcb.evaluation.verdicts import Item, attack_judges, judge_missing, task_judges, verdict_id
 from mmcb.evaluation.weights import (
@@ -24,7 +27,7 @@ from mmcb.evaluation.weights import (
     find_adapter,
     training_run_of,
 )
-from mmcb.generation.factory import make_generator, named_family
+from mmcb.generation.factory import check_available, make_generator, named_family
 from mmcb.generation.protocol import Sampling, TextGenerator
 from mmcb.log import get_logger
 from mmcb.records import Generation, Verdict
@@ -40,7 +43,7 @@ def evaluate(
     config: EvaluationConfig,
     *,
     make_generator: GeneratorFactory | None = None,
-    make_judge: Callable[[str], Judge] = load_judge,
+    make_judge: Callable[[str], Judge] | None = None,
     report: bool = True,
 ) -> dict[str, Any]:
     """Run what is missing of an evaluation; its results, as they stand in results.json.
@@ -48,14 +51,13 @@ def evaluate(
     Args:
         config: What to evaluate.
         make_generator: Makes the generator of a role, instead of loading the model.
-        make_judge: Makes a judge by its name.
+        make_judge: Makes a judge by its name, instead of the table and --judge-engine.
         report: Whether to write report.html too.
 
     Raises:
         MmcbError: A model, an adapter, a judge or an input file is not there.
     """
-    for judge in config.judges:
-        find_judge(judge, "harm")
+    _check_judges(config, with_models=make_judge is None)
     named_family(config.engine, config.model)
     adapter = find_adapter(config.adapter, model=config.model)
     roles = ("base",) if adapter is None else ("base", "defended")
@@ -68,11 +70,16 @@ def evaluate(
         plan = _plan(config, inputs, out, adapter)
         factory = make_generator or _factory(config, adapter)
         generate_missing(plan, generations_path=out / "generations.jsonl", make_generator=factory)
-        judged = _judge(config, inputs, plan, out, make_judge)
+        judged = _judge(config, inputs, plan, out, make_judge or _judge_maker(config))
         results = summarize(judged, harm_judges=config.judges)
         results["settings"] = _settings(config, inputs, plan, out, adapter)
         results["training"] = training_facts(training_run_of(adapter))
         write_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")
+        if config.harmbench_layout:
+            attempts = out / "attempts.jsonl"
+            write_harmbench(
+                out / "harmbench", judged, attempts_path=attempts, judge=config.judges[0]
+            )
         if report:
             from mmcb.evaluation.report.build import write_report
 
@@ -113,6 +120,23 @@ def _factory(config: EvaluationConfig, adapter: Path | None) -> GeneratorFactory
         return make_generator(config.engine, config.model, None if role == "base" else adapter)
 
     return make
+
+
+def _check_judges(config: EvaluationConfig, *, with_models: bool) -> None:
+    """Say now, not after hours of answers, that there is no such judge, or no model for it."""
+    for name in config.judges:
+        asks = find_judge(name, "harm").prompted
+        model = parse_judge(name).model or (None if asks is None else asks.model)
+        if with_models and model is not None:
+            check_available(config.judge_engine, model)
+
+
+def _judge_maker(config: EvaluationConfig) -> Callable[[str], Judge]:
+    def load_model(model: str) -> TextGenerator:
+        _log.info("loading the judge %s", model)
+        return make_generator(config.judge_engine, model)
+
+    return partial(load_judge, make_generator=load_model)
 
 
 def _judge(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from mmcb.evaluation.agreement import agree_table
 from mmcb.evaluation.capability import CAPABILITY_TASKS, OVER_REFUSAL_TASKS
 from mmcb.evaluation.judges import Panel, panel_of
-from mmcb.evaluation.metrics import rate
+from mmcb.evaluation.metrics import mean_score, rate
 from mmcb.evaluation.verdicts import Item
 from mmcb.records import Verdict
 
@@ -32,6 +33,8 @@ class Judged:
 
     item: Item
     labels: Mapping[str, bool | None]
+    scores: Mapping[str, float] = field(default_factory=dict)
+    """Of the judges that grade."""
 
     @property
     def attack(self) -> str:
@@ -51,9 +54,13 @@ class Judged:
 def join(items: Iterable[Item], verdicts: Iterable[Verdict]) -> list[Judged]:
     """Put each item and its verdicts together."""
     labels: dict[str, dict[str, bool | None]] = {}
+    scores: dict[str, dict[str, float]] = {}
     for verdict in verdicts:
         labels.setdefault(verdict.generation_id, {})[verdict.judge] = verdict.label
-    return [Judged(item, labels.get(item.generation.id, {})) for item in items]
+        if verdict.score is not None:
+            scores.setdefault(verdict.generation_id, {})[verdict.judge] = verdict.score
+    names = ((item, item.generation.id) for item in items)
+    return [Judged(item, labels.get(name, {}), scores.get(name, {})) for item, name in names]
 
 
 def summarize(judged: Sequence[Judged], *, harm_judges: Sequence[str]) -> Numbers:
@@ -68,6 +75,14 @@ def summarize(judged: Sequence[Judged], *, harm_judges: Sequence[str]) -> Number
         "judges": {
             judge: {role: _asr(by_role[role], judge) for role in roles} for judge in harm_judges
         },
+        "scores": {
+            judge: {role: _scores(by_role[role], judge) for role in roles}
+            for judge in harm_judges
+            if any(judge in j.scores for j in judged)
+        },
+        "agreement": agree_table(
+            [j.labels for j in judged if j.attack != "task" and not j.item.failed], harm_judges
+        ),
         "coherence": {
             panel_of(judge).coherence: {
                 role: _asr(by_role[role], panel_of(judge).coherence) for role in roles
@@ -84,6 +99,10 @@ def summarize(judged: Sequence[Judged], *, harm_judges: Sequence[str]) -> Number
         "categories": _categories(by_role, first),
         "transfer": {role: _transfer(by_role[role], first) for role in roles},
         "counts": {role: _counts(by_role[role], first) for role in roles},
+        "unparsable": {
+            judge: {role: _unparsable(by_role[role], judge) for role in roles}
+            for judge in harm_judges
+        },
     }
 
 
@@ -93,6 +112,15 @@ def _rate(judged: Iterable[Judged], judge: str) -> Numbers:
 
 def _asr(judged: Sequence[Judged], judge: str) -> Numbers:
     return {key: _rate([j for j in judged if j.attack == key], judge) for key in ASR_KEYS}
+
+
+def _scores(judged: Sequence[Judged], judge: str) -> Numbers:
+    """The mean grade of each attack's answers, by a judge that grades."""
+    graded = [j for j in judged if judge in j.scores]
+    return {
+        key: dict(mean_score(j.scores[judge] for j in graded if j.attack == key).as_dict())
+        for key in ASR_KEYS
+    }
 
 
 def _of_tasks(judged: Sequence[Judged], tasks: Sequence[str]) -> list[Judged]:
@@ -161,13 +189,16 @@ def _transfer(judged: Sequence[Judged], judge: str) -> Numbers:
 
 def _counts(judged: Sequence[Judged], judge: str) -> Numbers:
     """What the rates leave out, and why an answer ended."""
-    attacked = [j for j in judged if j.attack != "task"]
     reasons = Counter(j.item.generation.finish_reason for j in judged)
     return {
         "answers": len(judged),
         "no_answer": reasons.get("error", 0),
         "cut_at_max_new_tokens": reasons.get("length", 0),
-        "unparsable_verdicts": sum(
-            j.labels.get(judge) is None and not j.item.failed for j in attacked
-        ),
+        "unparsable_verdicts": _unparsable(judged, judge),
     }
+
+
+def _unparsable(judged: Sequence[Judged], judge: str) -> int:
+    """Answers to attacks on which a judge gave no verdict that could be read."""
+    attacked = (j for j in judged if j.attack != "task" and not j.item.failed)
+    return sum(j.labels.get(judge) is None for j in attacked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -41,6 +41,29 @@ def print_table(results: Mapping[str, Any], *, console: Console | None = None) -
     names = {"over_refusal": "refused", "coherence_benign": "coherent"}
     _section(table, "benign answers", names, models)
     console.print(table)
+
+
+def print_agreement(rows: Sequence[Mapping[str, Any]], *, console: Console | None = None) -> None:
+    """Print pairs of raters with their agreement, as `agree_table` gives them."""
+    table = Table(title="Agreement on harm")
+    for name in ("", "n", "left out", "agreement", "Cohen's kappa", "only first", "only second"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
+    for row in rows:
+        table.add_row(
+            f"{row['first']}, {row['second']}",
+            str(row["n"]),
+            str(row["left_out"]),
+            format_share(row["agreement"]),
+            format_share(row["kappa"]),
+            str(row["only_first"]),
+            str(row["only_second"]),
+        )
+    (console or Console()).print(table)
+
+
+def format_share(value: float | None) -> str:
+    """`0.933`, or a dash where it cannot be said."""
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _section(

@@ -40,8 +40,10 @@ class Item:
     @property
     def sample(self) -> Sample:
         """What a judge sees of it: the plain request, not the attack's wrapping of it."""
-        prompt = self.attempt.prompt if self.behavior is None else self.behavior.prompt
-        return Sample(prompt=prompt, response=self.response, task=self.task)
+        prompt, context = self.attempt.prompt, None
+        if self.behavior is not None:
+            prompt, context = self.behavior.prompt, self.behavior.context
+        return Sample(prompt=prompt, response=self.response, task=self.task, context=context)
 
 
 def attack_judges(harm_judges: Sequence[str]) -> list[str]:

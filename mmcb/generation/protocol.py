@@ -13,6 +13,7 @@ from mmcb.config import Config
 from mmcb.records import Message
 
 FinishReason = Literal["stop", "length", "error"]
+Layout = Literal["chat", "verdict", "plain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,11 @@ class Request:
     """An image file shown before the first user message's text."""
     prefill: str = ""
     """Words put into the assistant's mouth, which it continues."""
+    layout: Layout = "chat"
+    """What the model reads. `chat`: the conversation, to be answered. `verdict`: a conversation
+    with its answer, which the model's own template puts up for judgement (Llama Guard). `plain`:
+    the one message's text as it stands, without a template, for classifiers trained so. The last
+    two take neither image nor prefill."""
     json_schema: Mapping[str, Any] | None = None
     """A JSON schema that the text should follow. An engine that can decode by a schema does; one
     that cannot leaves it alone, so whoever asks must still read the text with tolerance."""

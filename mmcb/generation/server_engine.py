@@ -83,16 +83,23 @@ class ServerGenerator:
         except MmcbError as error:
             return failure(request, error)
         try:
-            answer = await self._client.chat.completions.create(
-                model=self._endpoint.model,
-                messages=messages,
-                max_tokens=sampling.max_new_tokens,
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                seed=request_seed(sampling.seed, request.id, bits=_SEED_BITS),
-                response_format=_response_format(request) or openai.omit,
-                extra_body=self._extra(request),
-            )
+            settings: dict[str, Any] = {
+                "model": self._endpoint.model,
+                "max_tokens": sampling.max_new_tokens,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "seed": request_seed(sampling.seed, request.id, bits=_SEED_BITS),
+                "extra_body": self._extra(request),
+            }
+            if request.layout == "plain":
+                text = messages[-1]["content"]
+                answer = await self._client.completions.create(prompt=text, **settings)
+            else:
+                answer = await self._client.chat.completions.create(
+                    messages=messages,
+                    response_format=_response_format(request) or openai.omit,
+                    **settings,
+                )
             if not getattr(answer, "choices", None):
                 raise ValueError(f"{str(answer)[:80]!r}")
             return self._completion(request, answer)
@@ -122,7 +129,8 @@ class ServerGenerator:
                 reason = known
             case other:
                 return failure(request, MmcbError(f"the server ended it as {other!r}"))
-        text = str(choice.message.content or "")
+        said = choice.text if request.layout == "plain" else choice.message.content
+        text = str(said or "")
         tokens = 0 if answer.usage is None else int(answer.usage.completion_tokens)
         if self._endpoint.is_vllm and reason == "stop":
             tokens -= 1  # vLLM counts the end-of-sequence token

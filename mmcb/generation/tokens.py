@@ -11,7 +11,7 @@ from mmcb.errors import MmcbError
 from mmcb.generation.images import image_size
 from mmcb.generation.protocol import Completion, Request
 from mmcb.log import get_logger
-from mmcb.models.chat import ChatModel, Encoded, encode
+from mmcb.models.chat import ChatModel, Encoded, encode, encode_for_verdict, encode_text
 
 _log = get_logger(__name__)
 
@@ -54,8 +54,13 @@ def encode_requests(
 
 
 def _encode(model: ChatModel, request: Request, max_length: int | None) -> Encoded:
-    size = None if request.image is None else image_size(request.image)
-    encoded = encode(model, request.messages, image_size=size, prefill=request.prefill)
+    if request.layout == "plain":
+        encoded = encode_text(model, request.messages[-1].content)
+    elif request.layout == "verdict":
+        encoded = encode_for_verdict(model, request.messages)
+    else:
+        size = None if request.image is None else image_size(request.image)
+        encoded = encode(model, request.messages, image_size=size, prefill=request.prefill)
     if max_length is not None and len(encoded.input_ids) >= max_length:
         raise MmcbError(
             f"a prompt of {len(encoded.input_ids)} tokens; {model.name} reads {max_length}",

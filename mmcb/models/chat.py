@@ -109,6 +109,23 @@ def encode(
     return Encoded(expanded, start + count - 1, position + count)
 
 
+def encode_text(loaded: ChatModel, text: str) -> Encoded:
+    """Token ids of a text as it stands, without the template; special tokens are neutralised."""
+    ids = _tokenize(loaded.tokenizer, neutralize(loaded, text))
+    return Encoded(ids, len(ids), 0)
+
+
+def encode_for_verdict(loaded: ChatModel, messages: Sequence[Message]) -> Encoded:
+    """Token ids of a conversation with its answer, as a guard model's template asks about it.
+
+    Raises:
+        MmcbError: the template does not accept these messages.
+    """
+    text = _apply_template(loaded, messages, has_image=False, open_turn=True)
+    ids = _tokenize(loaded.tokenizer, text)
+    return Encoded(ids, len(ids), 0)
+
+
 def image_token_id(loaded: ChatModel) -> int:
     """The id that stands for one image feature.
 

@@ -136,7 +136,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     reader = readers.get(path.suffix)
     if reader is None:
         known = ", ".join(readers)
-        raise MmcbError(f"{path}: a file of training data ends in one of {known}")
+        raise MmcbError(f"{path}: a file of records ends in one of {known}")
     try:
         yield from reader(path)
     except OSError as error:

@@ -16,7 +16,7 @@ from mmcb.records import Task
 from mmcb.refusals import refusal_phrase
 
 
-@pytest.mark.parametrize("name", list(JUDGES))
+@pytest.mark.parametrize("name", [name for name, row in JUDGES.items() if row.prompted is None])
 def test_every_row_loads_and_rules(name: str) -> None:
     judge = load_judge(name)
     assert judge.name == name

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mmcb.evaluation.metrics import Z_95, rate, wilson_interval
+from mmcb.evaluation.metrics import Z_95, mean_score, rate, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -44,3 +44,11 @@ def test_unknown_labels_leave_n() -> None:
     measured = rate([True, None, False, True, None])
     assert (measured.value, measured.n) == (2 / 3, 3)
     assert rate([None]).n == 0
+
+
+def test_a_mean_score_has_the_interval_of_such_a_share() -> None:
+    assert mean_score([1.0, 0.0, 0.0, 1.0]) == rate([True, False, False, True])
+    graded = mean_score([0.5] * 4)
+    assert (graded.value, graded.n) == (0.5, 4)
+    assert (graded.low, graded.high) == wilson_interval(2, 4)
+    assert mean_score([]) == rate([])

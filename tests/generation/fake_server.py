@@ -133,7 +133,17 @@ class FakeServer:
 
 
 def answer(body: dict[str, Any]) -> dict[str, Any]:
-    """A chat completion that repeats what the user said."""
+    """A chat completion that repeats what the user said, or a completion of a plain prompt."""
+    if "prompt" in body:
+        choice = {"index": 0, "text": f" re: {body['prompt']}", "finish_reason": "stop"}
+        return {
+            "id": "x",
+            "object": "text_completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [choice],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5},
+        }
     content = [m["content"] for m in body["messages"] if m["role"] == "user"][-1]
     text = content if isinstance(content, str) else content[-1]["text"]
     message = {"role": "assistant", "content": f" re: {text}"}

@@ -215,7 +215,7 @@ def test_a_bad_mmcb_record_is_named_by_line(data_folder: Path, tmp_path: Path) -
         ("a.jsonl", b'{"a": 1}\n{"a"\n', r"a\.jsonl:2: not JSON"),
         ("a.parquet", b"no", r"a\.parquet: not Parquet"),
         ("a.jsonl", b"\xff\xfe\n", r"a\.jsonl: not UTF-8"),
-        ("a.txt", b"", r"a\.txt: a file of training data ends in one of \.csv, \.parquet"),
+        ("a.txt", b"", r"a\.txt: a file of records ends in one of \.csv, \.parquet"),
     ],
 )
 def test_a_broken_file_says_so(tmp_path: Path, name: str, content: bytes, problem: str) -> None:

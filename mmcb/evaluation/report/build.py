@@ -19,7 +19,7 @@ from mmcb.evaluation.inputs import Inputs
 from mmcb.evaluation.report import plots, words
 from mmcb.evaluation.report.gallery import Card, hijack_cards, text_cards
 from mmcb.evaluation.summarize import Judged
-from mmcb.evaluation.table import ASR_NAMES, CAPABILITY_NAMES
+from mmcb.evaluation.table import ASR_NAMES, CAPABILITY_NAMES, format_share
 from mmcb.pages.charts import Chart
 from mmcb.pages.environment import page_environment
 from mmcb.pages.training_charts import training_charts
@@ -91,6 +91,7 @@ def render(
 def _environment() -> jinja2.Environment:
     environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = words.percent
+    environment.filters["share"] = format_share
     environment.filters["interval"] = words.interval
     environment.filters["epsilon"] = show_epsilon
     environment.globals["track"] = track

@@ -1,0 +1,1 @@
+"""Published benchmarks, read from their own files into behaviors and tasks."""
