@@ -27,6 +27,12 @@ class Request:
     """An image file shown before the first user message's text."""
     prefill: str = ""
     """Words put into the assistant's mouth, which it continues."""
+    embeddings: Path | None = None
+    """A safetensors file with `embeddings` (N, D), read behind the last message's last word. Only
+    the transformers engine can."""
+    steering: Path | None = None
+    """A safetensors file with `direction` (D,), removed from the residual stream at every token
+    behind every block. Only the transformers engine can."""
     json_schema: Mapping[str, Any] | None = None
     """A JSON schema that the text should follow. An engine that can decode by a schema does; one
     that cannot leaves it alone, so whoever asks must still read the text with tolerance."""
