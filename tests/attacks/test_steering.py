@@ -26,14 +26,26 @@ from tests.attacks.attack_worlds import make_world
 def test_no_block_passes_the_direction_on(llm: LoadedModel) -> None:
     ids = torch.tensor([[10, 20, 30, 40]])
     direction = torch.randn(96, generator=torch.Generator().manual_seed(0))
+    states: list[torch.Tensor] = []
+
+    def see(
+        module: object, args: tuple[torch.Tensor, ...], kwargs: dict[str, torch.Tensor]
+    ) -> None:
+        states.append(args[0] if args else kwargs["hidden_states"])
+
     with torch.no_grad():
         before = llm.model(ids).logits
         with without_direction(llm, direction):
-            states = llm.model(ids, output_hidden_states=True).hidden_states
+            handles = [
+                layer.register_forward_pre_hook(see, with_kwargs=True)
+                for layer in llm.decoder_layers
+            ]
             inside = llm.model(ids).logits
+            for handle in handles:
+                handle.remove()
         after = llm.model(ids).logits
-    # The embeddings are recorded before the first hook, the last state after the final norm.
-    for state in states[1:-1]:
+    assert len(states) == len(llm.decoder_layers)
+    for state in states:
         assert (state @ direction).abs().max() < 1e-3 * direction.norm()
     assert torch.equal(before, after)
     assert not torch.allclose(before, inside, atol=1e-3)
