@@ -129,12 +129,27 @@ class Task(Record):
     image: ImagePath | None = None
 
 
+AttackName = Literal[
+    "direct",
+    "trigger",
+    "prefill",
+    "image_hijack",
+    "task",
+    "embedding",
+    "gcg",
+    "multi_turn",
+    "translated",
+    "static",
+    "steering",
+]
+
+
 class Attempt(Record):
     """A prompt as an attack left it, ready to be put to a model."""
 
     behavior_id: str
     """The behavior's id; the task's for the attack named `task`."""
-    attack: Literal["direct", "trigger", "prefill", "image_hijack", "task"]
+    attack: AttackName
     model: str
     """Which model it was made against: `base` or `defended`."""
     split: Split
@@ -146,6 +161,12 @@ class Attempt(Record):
     measures: dict[str, float] = {}
     """What the attack measured: losses, steps, the distance from the clean image."""
     settings: dict[str, Scalar] = {}
+    history: tuple[Message, ...] = ()
+    """The conversation before the prompt; it begins with the user."""
+    embeddings: ImagePath | None = None
+    """A safetensors file with `embeddings` (N, D): vectors read behind the prompt's last word."""
+    steering: ImagePath | None = None
+    """A safetensors file with `direction` (D,): removed from the residual stream at every token."""
 
 
 class Generation(Record):

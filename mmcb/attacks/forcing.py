@@ -155,7 +155,7 @@ class TargetTokens:
         from transformers import DynamicCache
 
         config = self.loaded.decoder.config
-        adapted = _adapter_is_on(self.loaded.model)
+        adapted = adapter_is_on(self.loaded.model)
         if adapted not in self._fixed:
             cache: Any = DynamicCache(config=config)
             ids = self._ids_BT[:1, : self.num_fixed]
@@ -181,7 +181,7 @@ def _common(rows: Sequence[Sequence[int]]) -> int:
     return shortest
 
 
-def _adapter_is_on(model: Any) -> bool:
+def adapter_is_on(model: Any) -> bool:
     """Whether an adapter takes part: its keys and values are not the base's."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -42,8 +42,21 @@ class EvaluationConfig(Config):
     attacks: tuple[TextAttack, ...] = ("direct", "trigger", "prefill")
     """Attacks made from words alone, on every behavior."""
 
+    cases: tuple[Path, ...] = ()
+    """Test cases made by others: HarmBench's JSON (behavior id -> prompts) or JailbreakBench's
+    artifacts, whose behaviors have the ids of --behaviors and --text-behaviors."""
+
+    translations: Path | None = None
+    """Translated requests: a JSON object, behavior id -> language -> prompt."""
+
+    scripts: Path | None = None
+    """Conversations of several turns: a JSON list of lists of messages, with {prompt}."""
+
+    samples: int = Field(default=1, ge=1)
+    """Answers to every attack in words (best of n); more than one need a --temperature."""
+
     hijacks: tuple[Path, ...] = ()
-    """Run folders of mmcb.attacks.image_hijack whose images are to be judged."""
+    """Run folders of mmcb.attacks.image_hijack, embedding, gcg or steering, to be judged."""
 
     transfer: bool = True
     """Also show the defended model the images that were optimised against the base model."""

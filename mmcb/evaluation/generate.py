@@ -7,7 +7,7 @@ the defended model's answers anew and keeps the base model's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -63,6 +63,7 @@ def make_plan(
             hashes.get(image, ""),
             weights,
             decoding,
+            *_more(attempt, attempts_path),
         )
     return Plan(attempts, attempts_path, fingerprints, sampling, ids)
 
@@ -99,7 +100,7 @@ def _generate_role(
     generations_path: Path,
 ) -> None:
     by_id = {attempt.id: attempt for attempt in pending}
-    requests = [_request(attempt, plan.attempts_path) for attempt in pending]
+    requests = [request_of(attempt, plan.attempts_path) for attempt in pending]
     with (
         RecordWriter(generations_path, Generation) as writer,
         progress(len(pending), f"generating, {role} model") as bar,
@@ -113,10 +114,36 @@ def _generate_role(
             bar.advance(len(records))
 
 
-def _request(attempt: Attempt, attempts_path: Path) -> Request:
+def request_of(attempt: Attempt, attempts_path: Path) -> Request:
+    """The request that puts an attempt to a model; its files are relative to `attempts_path`."""
+    """The request that puts an attempt to a model; its files are relative to `attempts_path`."""
     image = None if attempt.image is None else resolve_image(attempts_path, attempt.image)
     message = Message(role="user", content=attempt.prompt)
-    return Request(id=attempt.id, messages=(message,), image=image, prefill=attempt.prefill)
+    return Request(
+        id=attempt.id,
+        messages=(*attempt.history, message),
+        image=image,
+        prefill=attempt.prefill,
+        embeddings=_file(attempt.embeddings, attempts_path),
+        steering=_file(attempt.steering, attempts_path),
+    )
+
+
+def _file(name: str | None, attempts_path: Path) -> Path | None:
+    return None if name is None else resolve_image(attempts_path, name)
+
+
+def _more(attempt: Attempt, attempts_path: Path) -> Iterator[str]:
+    """What else decides an answer; nothing for attempts without it, whose ids stay as they were."""
+    if attempt.history:
+        yield "history"
+        for message in attempt.history:
+            yield from (message.role, message.content)
+    for kind in ("embeddings", "steering"):
+        path = _file(getattr(attempt, kind), attempts_path)
+        if path is not None:
+            yield kind
+            yield file_hash(path) if path.is_file() else "missing"
 
 
 def _generation(

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from mmcb.attacks.prompts import read_templates, text_attempts
+from mmcb.attacks.static import repeated
 from mmcb.errors import MmcbError
 from mmcb.evaluation.capability import task_attempts, without_images
 from mmcb.evaluation.config import EvaluationConfig
+from mmcb.evaluation.words import made_of_words
 from mmcb.generation.factory import named_family
 from mmcb.log import get_logger
 from mmcb.records import Attempt, Behavior, Record, Task
@@ -40,6 +41,11 @@ def read_inputs(config: EvaluationConfig, *, roles: Sequence[str], attempts_path
     Raises:
         MmcbError: A file is missing or holds a bad line, or there is nothing to evaluate.
     """
+    if config.samples > 1 and config.temperature == 0:
+        raise MmcbError(
+            f"--samples {config.samples} greedy answers would all be the same",
+            hint="add --temperature 0.7",
+        )
     family = named_family(config.engine, config.model)
     text_only = family is not None and family.kind == "llm"
     inputs = Inputs(attempts=[])
@@ -79,21 +85,14 @@ def _add_behaviors(
     for behavior in kept:
         inputs.behaviors[behavior.id] = behavior
         inputs.behavior_files[behavior.id] = path
-    triggers = config.triggers if "trigger" in config.attacks else None
-    templates = () if triggers is None else read_templates(triggers)
-    for attack in config.attacks:
-        if attack == "trigger" and not templates:
-            continue
-        for role in roles:
-            inputs.attempts += text_attempts(
-                kept,
-                attack,
-                model=role,
-                behaviors_path=path,
-                attempts_path=attempts_path,
-                templates=templates,
-                every_template=config.every_trigger,
-            )
+    made = [
+        attempt
+        for role in roles
+        for attempt in made_of_words(
+            config, kept, role=role, behaviors_path=path, attempts_path=attempts_path
+        )
+    ]
+    inputs.attempts += repeated(made, config.samples)
 
 
 def _add_tasks(
@@ -159,10 +158,12 @@ def _add_hijacks(
 
 
 def _rebase(attempt: Attempt, source: Path, attempts_path: Path) -> Attempt:
-    if attempt.image is None:
-        return attempt
-    image = relative_image(attempts_path, resolve_image(source, attempt.image))
-    return attempt.model_copy(update={"image": image})
+    moved = {
+        name: relative_image(attempts_path, resolve_image(source, file))
+        for name in ("image", "embeddings", "steering")
+        if (file := getattr(attempt, name)) is not None
+    }
+    return attempt.model_copy(update=moved) if moved else attempt
 
 
 def _transfer(attempt: Attempt) -> Attempt:

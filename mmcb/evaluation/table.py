@@ -14,6 +14,12 @@ ASR_NAMES = {
     "prefill": "prefill",
     "image_hijack": "image hijack",
     "image_hijack_heldout": "image hijack, held-out",
+    "embedding": "input embeddings",
+    "gcg": "token search (GCG)",
+    "multi_turn": "several turns",
+    "translated": "translated request",
+    "static": "static test cases",
+    "steering": "steered activations",
 }
 """How the attacks are called wherever a person reads them."""
 

@@ -33,6 +33,12 @@ class Request:
     with its answer, which the model's own template puts up for judgement (Llama Guard). `plain`:
     the one message's text as it stands, without a template, for classifiers trained so. The last
     two take neither image nor prefill."""
+    embeddings: Path | None = None
+    """A safetensors file with `embeddings` (N, D), read behind the last message's last word. Only
+    the transformers engine can."""
+    steering: Path | None = None
+    """A safetensors file with `direction` (D,), removed from the residual stream at every token
+    behind every block. Only the transformers engine can."""
     json_schema: Mapping[str, Any] | None = None
     """A JSON schema that the text should follow. An engine that can decode by a schema does; one
     that cannot leaves it alone, so whoever asks must still read the text with tolerance."""

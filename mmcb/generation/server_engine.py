@@ -28,7 +28,7 @@ from mmcb.generation.endpoints import Endpoint, client_settings, explain, import
 from mmcb.generation.images import open_image
 from mmcb.generation.in_flight import BackgroundLoop
 from mmcb.generation.protocol import Completion, FinishReason, Request, Sampling
-from mmcb.generation.tokens import failure, request_seed
+from mmcb.generation.tokens import failure, request_seed, require_words
 
 _SEED_BITS = 31
 """Servers take seeds of 32 bits at least."""
@@ -63,6 +63,7 @@ class ServerGenerator:
             MmcbError: the server cannot go on from a prefill, or fails for good. What it answered
                 before was given out.
         """
+        require_words(requests, engine="server")
         if not self._endpoint.is_vllm and any(request.prefill for request in requests):
             raise MmcbError(
                 f"server {self._endpoint.url} cannot go on from a prefill: OpenAI's API has no "

@@ -5,13 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from mmcb.errors import MmcbError
 from mmcb.generation.images import image_size
 from mmcb.generation.protocol import Completion, Request
 from mmcb.log import get_logger
 from mmcb.models.chat import ChatModel, Encoded, encode, encode_for_verdict, encode_text
+from mmcb.models.slots import encode_slotted
 
 _log = get_logger(__name__)
 
@@ -22,7 +27,10 @@ class Job:
 
     request: Request
     encoded: Encoded
-    """The prompt, image tokens expanded."""
+    """The prompt, image tokens expanded; padding where vectors are to stand."""
+    slot_start: int = 0
+    """Index of the first vector, where the request brings any."""
+    vectors: Float[Tensor, "N D"] | None = None
 
 
 def encode_requests(
@@ -47,26 +55,72 @@ def encode_requests(
     failed: list[Completion] = []
     for request in requests:
         try:
-            jobs.append(Job(request, _encode(model, request, max_length)))
+            jobs.append(_job(model, request, max_length))
         except MmcbError as error:
             failed.append(failure(request, error))
     return jobs, failed
 
 
-def _encode(model: ChatModel, request: Request, max_length: int | None) -> Encoded:
-    if request.layout == "plain":
-        encoded = encode_text(model, request.messages[-1].content)
-    elif request.layout == "verdict":
-        encoded = encode_for_verdict(model, request.messages)
+def require_words(requests: Sequence[Request], *, engine: str) -> None:
+    """An engine that reads words alone takes neither vectors nor changed activations.
+
+    Raises:
+        MmcbError: a request brings one.
+    """
+    for request in requests:
+        if request.embeddings is not None or request.steering is not None:
+            what = "input embeddings" if request.embeddings is not None else "steering"
+            raise MmcbError(
+                f"the {engine} engine cannot put {what} to a model (request {request.id})",
+                hint="use --engine transformers, or leave that attack's folder out",
+            )
+
+
+def _job(model: ChatModel, request: Request, max_length: int | None) -> Job:
+    if request.embeddings is None:
+        encoded = _encode(model, request)
+        job = Job(request, encoded)
     else:
         size = None if request.image is None else image_size(request.image)
-        encoded = encode(model, request.messages, image_size=size, prefill=request.prefill)
+        vectors = read_tensor(request.embeddings, "embeddings")
+        around = encode_slotted(model, request.messages, image_size=size, prefill=request.prefill)
+        begin = len(around.before)
+        head = [*around.before, *[int(model.tokenizer.pad_token_id)] * len(vectors), *around.after]
+        encoded = Encoded([*head, *around.target], len(head), around.after_image_start)
+        job = Job(request, encoded, begin, vectors)
     if max_length is not None and len(encoded.input_ids) >= max_length:
         raise MmcbError(
             f"a prompt of {len(encoded.input_ids)} tokens; {model.name} reads {max_length}",
             hint="shorten it",
         )
-    return encoded
+    return job
+
+
+def _encode(model: ChatModel, request: Request) -> Encoded:
+    if request.layout == "plain":
+        return encode_text(model, request.messages[-1].content)
+    if request.layout == "verdict":
+        return encode_for_verdict(model, request.messages)
+    size = None if request.image is None else image_size(request.image)
+    return encode(model, request.messages, image_size=size, prefill=request.prefill)
+
+
+def read_tensor(path: Path, name: str) -> Tensor:
+    """One tensor of a safetensors file.
+
+    Raises:
+        MmcbError: there is no such file, or it does not hold the tensor.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+            return tensor
+    except (OSError, SafetensorError) as error:
+        raise MmcbError(
+            f"{path}: no tensor {name!r} can be read: {error}", hint="make the attack again"
+        ) from error
 
 
 def completion_of(

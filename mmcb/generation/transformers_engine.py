@@ -8,6 +8,7 @@ last bits of floating point still depend on the batch.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
@@ -24,11 +25,13 @@ from mmcb.generation.tokens import (
     encode_requests,
     end_ids,
     failure,
+    read_tensor,
     request_seed,
 )
 from mmcb.log import get_logger
 from mmcb.models.hidden import embed_inputs
 from mmcb.models.loading import LoadedModel
+from mmcb.models.steering import without_direction
 
 _log = get_logger(__name__)
 
@@ -56,13 +59,25 @@ class TransformersGenerator:
         jobs, failed = encode_requests(self.loaded, requests, max_length=limit)
         if failed:
             yield failed
+        steered: dict[Path | None, list[Job]] = {}
+        for job in jobs:
+            steered.setdefault(job.request.steering, []).append(job)
+        for direction, group in steered.items():
+            yield from self._answer(group, sampling, direction)
+
+    def _answer(
+        self, jobs: list[Job], sampling: Sampling, direction: Path | None
+    ) -> Iterator[list[Completion]]:
+        """Answers of jobs that run on the same activations: the model's own, or steered ones."""
+        vector = None if direction is None else read_tensor(direction, "direction")
         # Longest first: if memory does not suffice, that shows at once.
         jobs.sort(key=lambda job: len(job.encoded.input_ids), reverse=True)
         size = sampling.batch_size
         while jobs:
             batch, rest = jobs[:size], jobs[size:]
             try:
-                done = self._run(batch, sampling)
+                with without_direction(self.loaded, vector):
+                    done = self._run(batch, sampling)
             except torch.OutOfMemoryError as error:
                 if len(batch) == 1:
                     done = [failure(batch[0].request, error)]
@@ -127,7 +142,7 @@ class TransformersGenerator:
         if sampling.temperature > 0:
             processors.append(SeededNoise([job.request.id for job in jobs], sampling))
         ids = self.loaded.base.generate(
-            inputs_embeds=embed_inputs(self.loaded, batch, one_by_one=True),
+            inputs_embeds=_with_vectors(embed_inputs(self.loaded, batch, one_by_one=True), jobs),
             attention_mask=batch["attention_mask"],
             generation_config=self._settings(sampling),
             logits_processor=LogitsProcessorList(processors),
@@ -189,6 +204,15 @@ def pad_left(sequences: Sequence[Sequence[int]], *, pad_id: int) -> dict[str, In
     ids = [[pad_id] * (length - len(sequence)) + list(sequence) for sequence in sequences]
     mask = [[0] * (length - len(sequence)) + [1] * len(sequence) for sequence in sequences]
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+def _with_vectors(embedded: Float[Tensor, "B T D"], jobs: Sequence[Job]) -> Float[Tensor, "B T D"]:
+    """The jobs' own vectors in their places; rows are padded on the left."""
+    for row, job in enumerate(jobs):
+        if job.vectors is not None:
+            begin = embedded.shape[1] - len(job.encoded.input_ids) + job.slot_start
+            embedded[row, begin : begin + len(job.vectors)] = job.vectors.to(embedded)
+    return embedded
 
 
 def _nucleus(logits: Float[Tensor, "B V"], top_p: float) -> Float[Tensor, "B V"]:

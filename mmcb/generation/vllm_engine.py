@@ -33,6 +33,7 @@ from mmcb.generation.tokens import (
     end_ids,
     failure,
     request_seed,
+    require_words,
 )
 from mmcb.log import get_logger
 from mmcb.models.chat import image_token_id
@@ -82,6 +83,7 @@ class VllmGenerator:
         Raises:
             MmcbError: images for a model that takes none, or vLLM failed.
         """
+        require_words(requests, engine="vllm")
         jobs, failed = encode_requests(self._reader, requests, max_length=self._max_length)
         if failed:
             yield failed

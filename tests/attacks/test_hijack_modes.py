@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
-from mmcb.attacks.image_hijack.outputs import LossCurve
 from mmcb.attacks.image_hijack.presets import PRESETS, Preset
 from mmcb.attacks.image_hijack.roles import assign_roles
 from mmcb.attacks.image_hijack.run import run_image_hijack
 from mmcb.attacks.image_hijack.subjects import read_levels
 from mmcb.attacks.image_hijack.targets import check_settings
+from mmcb.attacks.outputs import LossCurve
 from mmcb.errors import MmcbError
 from mmcb.records import Attempt, Behavior
 from mmcb.store import read_records

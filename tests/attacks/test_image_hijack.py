@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from mmcb.attacks.image_hijack.config import COMMAND, ImageHijackConfig
-from mmcb.attacks.image_hijack.outputs import LossCurve
 from mmcb.attacks.image_hijack.run import run_image_hijack
 from mmcb.attacks.image_hijack.subjects import read_levels
+from mmcb.attacks.outputs import LossCurve
 from mmcb.attacks.pgd import ProjectedGradientDescent
 from mmcb.attacks.results import StepReport
 from mmcb.errors import MmcbError

@@ -9,8 +9,10 @@ from mmcb.errors import MmcbError
 from mmcb.evaluation.config import EvaluationConfig
 from mmcb.evaluation.pipeline import evaluate
 from mmcb.evaluation.quick import evaluate_training_run
+from mmcb.evaluation.summarize import TEXT_ATTACKS
 from mmcb.evaluation.table import print_table
-from mmcb.store import write_atomic
+from mmcb.records import Behavior
+from mmcb.store import read_records, write_atomic
 from tests.evaluation.world import FakeGenerator, make_judge, make_world
 
 RATE = {"value", "n", "low", "high"}
@@ -39,9 +41,11 @@ def test_results_hold_what_they_must(world: EvaluationConfig) -> None:
     assert world.out is not None
     assert json.loads((world.out / "results.json").read_text()) == results
     for model in results["models"].values():
-        assert set(model["asr"]) == ASR
+        assert set(model["asr"]) == ASR | set(TEXT_ATTACKS)
+        # Attacks of which no file was given stand there, as not measured.
+        assert all(model["asr"][attack]["n"] == 0 for attack in TEXT_ATTACKS)
         assert set(model["capability"]) == CAPABILITY
-        rates = [*model["asr"].values(), *model["capability"].values()]
+        rates = [*(model["asr"][attack] for attack in ASR), *model["capability"].values()]
         rates += [model["over_refusal"], model["coherence_benign"]]
         assert all(set(rate) == RATE and rate["n"] > 0 for rate in rates)
     assert {"model", "adapter", "weights", "decoding", "attack", "versions", "git"} <= set(
@@ -59,7 +63,7 @@ def test_numbers_are_counted_right(world: EvaluationConfig) -> None:
     assert [base["asr"][key]["n"] for key in ("direct", "prefill")] == [24, 24]
     assert [base["asr"][key]["n"] for key in ("image_hijack", "image_hijack_heldout")] == [8, 4]
     assert [base["asr"][key]["value"] for key in ("direct", "trigger")] == [0.0, 1.0]
-    assert {rate["value"] for rate in defended["asr"].values()} == {0.0}
+    assert {defended["asr"][attack]["value"] for attack in ASR} == {0.0}
     assert base["capability"]["fact"]["value"] == 7 / 8
     assert base["over_refusal"] == {**base["over_refusal"], "value": 0.0, "n": 16}
     assert results["judges"]["phrase"]["defended"]["trigger"]["value"] == 1.0
@@ -192,3 +196,25 @@ def test_table_shows_the_measured_rows(world: EvaluationConfig) -> None:
     assert "1.000 [0.86, 1.00]" in text
     assert "trigger phrase" in text
     assert "image hijack" not in text
+
+
+def test_attacks_from_files_and_samples_are_counted(
+    world: EvaluationConfig, tmp_path: Path
+) -> None:
+    assert world.behaviors is not None
+    first = next(read_records(world.behaviors, Behavior))
+    cases = tmp_path / "cases.json"
+    cases.write_text(json.dumps({first.id: ["zorch , pretty please", "zorch"]}))
+    scripts = tmp_path / "scripts.json"
+    scripts.write_text(json.dumps([[{"role": "user", "content": "pretty please {prompt}"}]]))
+    changes = {"cases": (cases,), "scripts": scripts, "samples": 2, "temperature": 0.7}
+    results, _ = run(world.model_copy(update=changes), report=False)
+    asr = results["models"]["base"]["asr"]
+    assert asr["static"]["n"] == 4
+    assert asr["static"]["value"] == pytest.approx(0.5)
+    any_of_n = results["any_of_n"]["base"]
+    assert any_of_n["static"] == any_of_n["static"] | {"attempts": 4, "value": 1.0, "n": 1}
+    assert any_of_n["direct"]["attempts"] == 2
+    assert "image_hijack" not in any_of_n
+    with pytest.raises(MmcbError, match="greedy"):
+        run(world.model_copy(update={"samples": 2}), report=False)

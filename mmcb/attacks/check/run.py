@@ -16,7 +16,6 @@ from torch import Tensor
 
 from mmcb.attacks.check.config import COMMAND, CheckConfig
 from mmcb.attacks.check.findings import Finding, Outcome, findings, verdict
-from mmcb.attacks.image_hijack import outputs
 from mmcb.attacks.image_hijack.bench import Bench
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
 from mmcb.attacks.image_hijack.parts import make_settings, make_space
@@ -28,15 +27,11 @@ from mmcb.attacks.image_hijack.subjects import (
     pair_with_images,
     read_levels,
 )
-from mmcb.attacks.image_hijack.targets import (
-    Label,
-    Targets,
-    check_inputs,
-    load_behaviors,
-    rerouted_layers,
-)
+from mmcb.attacks.image_hijack.targets import check_inputs
 from mmcb.attacks.objective import TargetObjective
+from mmcb.attacks.outputs import save_state, state_path
 from mmcb.attacks.pgd import ProjectedGradientDescent
+from mmcb.attacks.targets import Label, Targets, load_behaviors, rerouted_layers
 from mmcb.attacks.threat import PixelBall, to_levels
 from mmcb.log import ProgressBar, get_logger, progress
 from mmcb.runs import RunDir, timestamp
@@ -134,9 +129,9 @@ class Checker:
                 row_ids=ids,
             )
             # Kept until the run ends: a finished state is a finished attack.
-            state = outputs.state_path(self.bench.path, ids)
+            state = state_path(self.bench.path, ids)
             self.bench.optimise(attack, label, state=state, bar=bar, done=lambda report: name)
-            outputs.save_state(state, attack.state_dict())
+            save_state(state, attack.state_dict())
             results = attack.results()
             pictures = torch.stack([result.best for result in results])
             if name == "attack":

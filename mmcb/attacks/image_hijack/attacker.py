@@ -18,11 +18,12 @@ from mmcb.attacks.image_hijack import outputs
 from mmcb.attacks.image_hijack.bench import Bench, distance
 from mmcb.attacks.image_hijack.parts import make_settings, make_space
 from mmcb.attacks.image_hijack.subjects import Subject, batches, read_levels
-from mmcb.attacks.image_hijack.targets import Label
 from mmcb.attacks.objective import TargetObjective
+from mmcb.attacks.outputs import LossCurve, make_curve, result_measures, state_path
 from mmcb.attacks.pgd import PGDSettings, ProjectedGradientDescent
 from mmcb.attacks.pixels import PatchSpace, PixelSpace
 from mmcb.attacks.results import PGDResult
+from mmcb.attacks.targets import Label
 from mmcb.generation.images import open_image
 from mmcb.log import ProgressBar, progress
 from mmcb.records import Attempt
@@ -58,7 +59,7 @@ class HijackAttacker:
         each = self.pgd.evaluations
         with (
             RecordWriter(self.path / "attempts.jsonl", Attempt) as attempts,
-            RecordWriter(self.path / "curves.jsonl", outputs.LossCurve) as curves,
+            RecordWriter(self.path / "curves.jsonl", LossCurve) as curves,
             progress(wanted * each, "hijacking images", initial=self.finished * each) as bar,
         ):
             for batch in batches(subjects, batch_size=self.bench.config.batch_size):
@@ -92,7 +93,7 @@ class HijackAttacker:
             records = self._save(todo, label, space, results, prepared[1])
             known = existing_ids(curves.path)
             curves.write(
-                outputs.make_curve(
+                make_curve(
                     record.id,
                     behavior_id=record.behavior_id,
                     model=label,
@@ -178,7 +179,7 @@ class HijackAttacker:
                     id_=ids[row],
                     run=self.path,
                     measures={
-                        **outputs.result_measures(result),
+                        **result_measures(result),
                         **measured[row],
                         "linf_levels": float(distance(saved, clean)),
                     },
@@ -188,4 +189,4 @@ class HijackAttacker:
         return records
 
     def _state_path(self, todo: Sequence[Subject], label: Label) -> Path:
-        return outputs.state_path(self.path, [self._id(subject, label) for subject in todo])
+        return state_path(self.path, [self._id(subject, label) for subject in todo])

@@ -16,19 +16,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from jaxtyping import UInt8
-from pydantic import Field
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
 from mmcb.attacks.image_hijack.subjects import Subject, encode_png, levels_to_image
-from mmcb.attacks.image_hijack.targets import Label
-from mmcb.attacks.results import PGDResult
-from mmcb.models.loading import LoadedModel
-from mmcb.records import Attempt, Record, Scalar
+from mmcb.attacks.targets import Label
+from mmcb.records import Attempt, Scalar
 from mmcb.store import record_id, relative_image, write_atomic
 
 ATTACK = "image_hijack"
@@ -60,19 +54,6 @@ _ONLY_WITH: tuple[tuple[str, object, tuple[str, ...]], ...] = (
 _TRANSFORMED = ("transform_samples", "jpeg_quality", "jpeg_gradient", "validate_every")
 
 
-class LossCurve(Record):
-    """The losses of every iterate of one attack; its id is the attempt's."""
-
-    behavior_id: str
-    model: str
-    """`base` or `defended`."""
-    steps_per_restart: int = Field(ge=1)
-    """Gradient steps of a restart; restart r begins at index r * (steps_per_restart + 1)."""
-    losses: tuple[float | None, ...]
-    """Mean cross-entropy of the target for the 8-bit picture after 0, 1, 2, ... steps; None where
-    it was not a finite number. Shorter than the budget where the attack stopped early."""
-
-
 def attack_settings(config: ImageHijackConfig) -> dict[str, Scalar]:
     """The settings that an attack's result depends on."""
     names = list(_ALWAYS)
@@ -85,24 +66,6 @@ def attack_settings(config: ImageHijackConfig) -> dict[str, Scalar]:
     if config.transforms:
         settings["transforms"] = " ".join(config.transforms)
     return settings
-
-
-def environment(loaded: LoadedModel) -> dict[str, Scalar]:
-    """What else moves a pixel: libraries, the processor's backend, device and precision."""
-    import PIL
-    import torchvision
-    import transformers
-
-    processor = loaded.processor.image_processor
-    return {
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "torchvision": torchvision.__version__,
-        "pillow": PIL.__version__,
-        "image_backend": str(getattr(processor, "backend", type(processor).__name__)),
-        "device": str(loaded.device),
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-    }
 
 
 def attempt_id(subject: Subject, weights: str, settings: dict[str, Scalar]) -> str:
@@ -125,16 +88,6 @@ def hijacked_path(run: Path, subject: Subject, label: Label) -> Path:
 def save_picture(path: Path, levels: UInt8[Tensor, "3 H W"]) -> None:
     """Write a picture as a PNG: its 8-bit levels as they are, nothing is rounded here."""
     write_atomic(path, encode_png(levels_to_image(levels)))
-
-
-def result_measures(result: PGDResult) -> dict[str, float]:
-    """What the loop measured."""
-    return {
-        "loss_start": result.start_loss,
-        "loss_float": result.best_loss,
-        "passes": float(result.passes),
-        "stopped_step": float(result.stopped_step),
-    }
 
 
 def make_attempt(
@@ -164,40 +117,6 @@ def make_attempt(
     )
 
 
-def make_curve(
-    id_: str, *, behavior_id: str, model: str, result: PGDResult, steps: int
-) -> LossCurve:
-    """The loss curve of an attempt, or of the one picture behind many."""
-    return LossCurve(
-        id=id_,
-        behavior_id=behavior_id,
-        model=model,
-        steps_per_restart=steps,
-        losses=tuple(round(x, 6) if math.isfinite(x) else None for x in result.curve),
-    )
-
-
 def universal_id(attempt_ids: Sequence[str]) -> str:
     """Names the one picture behind many attempts."""
     return record_id("universal", *attempt_ids)
-
-
-def state_path(run: Path, attempt_ids: Sequence[str]) -> Path:
-    """The state file of a batch, named by exactly the attempts it makes."""
-    return run / "state" / f"{record_id(*attempt_ids)}.safetensors"
-
-
-def save_state(path: Path, state: dict[str, Tensor]) -> None:
-    """Write the state of a batch under way, whole or not at all."""
-    write_atomic(path, save(state))
-
-
-def load_state(path: Path) -> dict[str, Tensor] | None:
-    """The saved state of a batch; None when there is none or the file is damaged."""
-    if not path.exists():
-        return None
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError:
-        return None

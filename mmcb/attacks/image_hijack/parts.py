@@ -12,11 +12,11 @@ from torch import Tensor
 from mmcb.attacks.adaptive import AdaptiveObjective
 from mmcb.attacks.core import Objective, Selection
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
-from mmcb.attacks.image_hijack.targets import Label
 from mmcb.attacks.objective import TargetObjective
 from mmcb.attacks.optimiser import StepRule
 from mmcb.attacks.pgd import PGDSettings
 from mmcb.attacks.pixels import PatchSpace, PixelSpace, random_place
+from mmcb.attacks.targets import Label
 from mmcb.attacks.threat import PixelBall
 from mmcb.attacks.transforms import TransformedObjective
 from mmcb.attacks.universal import UniversalObjective

@@ -23,22 +23,18 @@ from mmcb.attacks.image_hijack.subjects import (
     scale_down,
 )
 from mmcb.attacks.image_hijack.summary import log_summary
-from mmcb.attacks.image_hijack.targets import (
-    Targets,
-    check_inputs,
-    load_behaviors,
-    rerouted_layers,
-)
+from mmcb.attacks.image_hijack.targets import check_inputs
 from mmcb.attacks.image_hijack.universal import UniversalAttacker
+from mmcb.attacks.start import start_run
+from mmcb.attacks.targets import Targets, load_behaviors, rerouted_layers
 from mmcb.errors import MmcbError
 from mmcb.log import get_logger
 from mmcb.models.chat import num_image_tokens
 from mmcb.models.loading import LoadedModel, load_model
 from mmcb.models.preprocess import pixel_preprocessor
 from mmcb.records import Behavior
-from mmcb.runs import RunDir, newest_run, read_manifest, timestamp
+from mmcb.runs import RunDir
 
-RUNS = Path("runs") / COMMAND
 # A resumed run may be told these anew: they do not change what an attempt is.
 MAY_CHANGE = frozenset({"batch_size", "save_every", "num_behaviors", "target_models", "device"})
 # One picture depends on how many behaviors a step has, and on which there are.
@@ -71,7 +67,10 @@ def run_image_hijack(config: ImageHijackConfig) -> Path:
         }
     )
     roles = assign_roles(resolved, behaviors) if config.universal else None
-    with _start(resolved, targets, behaviors_path) as run:
+    may_change = MAY_CHANGE_UNIVERSAL if config.universal else MAY_CHANGE
+    with start_run(
+        resolved, targets, behaviors_path, command=COMMAND, may_change=may_change, out=config.out
+    ) as run:
         loaded, subjects, num_skipped = prepare(
             resolved, targets, pairs, run, count=1 if roles else None
         )
@@ -135,32 +134,6 @@ def with_targets(bench: Bench, subjects: Sequence[Subject]) -> Sequence[Subject]
         path=bench.path / "targets.jsonl",
         max_new_tokens=bench.config.target_tokens,
     )
-
-
-def _start(config: ImageHijackConfig, targets: Targets, behaviors: Path) -> RunDir:
-    """The folder asked for, else an unfinished run with the same settings, else a new one."""
-    path = config.out
-    may_change = MAY_CHANGE_UNIVERSAL if config.universal else MAY_CHANGE
-    if path is None:
-        wanted = config.model_dump(mode="json", exclude={"out", *may_change})
-        path = newest_run(
-            RUNS,
-            COMMAND,
-            status=None,
-            where=lambda m: m["status"] != "complete" and wanted.items() <= m["config"].items(),
-        )
-        if path is not None:
-            _log.info("resuming %s (%s)", path, read_manifest(path)["status"])
-    if path is None:
-        path = RUNS / f"{Path(targets.model).name}-{timestamp()}"
-    inputs = {"behaviors": behaviors}
-    if targets.adapter is not None:
-        inputs["adapter"] = targets.adapter
-    run = RunDir.start(
-        path, command=COMMAND, config=config, inputs=inputs, may_change=may_change | {"out"}
-    )
-    _log.info("attacking %s (%s) in %s", targets.model, ", ".join(targets.labels), path)
-    return run
 
 
 def _without_too_thin(

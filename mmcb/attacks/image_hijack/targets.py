@@ -1,56 +1,22 @@
-"""Which model to attack, with which adapter, on which behaviors. Imports no torch.
-
-Everything a user may have got wrong is found here, before a model is loaded.
-"""
+"""Settings of the image hijack that do not go together. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 from mmcb.attacks.image_hijack.config import COMMAND, ImageHijackConfig
+from mmcb.attacks.targets import Targets, locate_targets
 from mmcb.errors import MmcbError
-from mmcb.models.families import known_family
-from mmcb.models.locate import locate, read_json
-from mmcb.records import Behavior
-from mmcb.runs import newest_run, read_manifest
-from mmcb.store import read_records
-
-Label = Literal["base", "defended"]
-TRAINING_RUNS = Path("runs/training")
-TINY_MODEL = "tiny-llava-next"
-TINY_BEHAVIORS = Path("data/miniature/evaluation/behaviors.jsonl")
-
-
-@dataclass(frozen=True, slots=True)
-class Targets:
-    """What is attacked.
-
-    Args:
-        model: name of the base model.
-        adapter: the adapter's folder, None when only the base model is attacked.
-        labels: the models attacked, in order.
-    """
-
-    model: str
-    adapter: Path | None
-    labels: tuple[Label, ...]
 
 
 def check_inputs(config: ImageHijackConfig) -> tuple[Targets, Path]:
     """The targets and the file of behaviors, with every cheap check that can be made.
 
     Raises:
-        MmcbError: as `find_targets` and `behaviors_file`; the checkpoint cannot be had.
+        MmcbError: as `check_settings` and `locate_targets`.
     """
     check_settings(config)
-    if config.model is not None:
-        # First of all: without the checkpoint, advice about its adapter would lead nowhere.
-        locate(config.model)
-    targets = find_targets(config)
-    return targets, behaviors_file(config, targets.model)
+    return locate_targets(config, command=COMMAND, needs_images=True)
 
 
 def check_settings(config: ImageHijackConfig) -> None:
@@ -100,176 +66,3 @@ def check_settings(config: ImageHijackConfig) -> None:
     for wrong, message, hint in problems:
         if wrong:
             raise MmcbError(message, hint=hint)
-
-
-def rerouted_layers(adapter: Path | None, model: str) -> tuple[int, ...]:
-    """The target layers of the run that made an adapter, else those of the model's recipe.
-
-    Args:
-        adapter: the adapter's folder; None: no layers.
-        model: name of the base model.
-    """
-    if adapter is None:
-        return ()
-    for folder in (adapter, adapter.parent):
-        if (folder / "recipe.json").is_file():
-            layers = read_json(folder / "recipe.json").get("target_layers")
-            if isinstance(layers, list) and layers:
-                return tuple(int(layer) for layer in layers)
-    family = locate(model).family
-    return () if family is None else family.defaults.target_layers
-
-
-def find_targets(config: ImageHijackConfig) -> Targets:
-    """Work out model and adapter from the flags and the finished training runs.
-
-    Raises:
-        MmcbError: no trained adapter, a folder without one, an unknown or a text-only model.
-    """
-    wants_defended = config.target_models != "base"
-    if config.adapter == "none":
-        return _without_adapter(config)
-    if config.adapter == "newest":
-        run = newest_run(TRAINING_RUNS, "training", where=lambda m: _suits(m, config.model))
-        if run is None and not wants_defended and config.model is not None:
-            return _without_adapter(config)
-        if run is None:
-            raise _no_adapter(config.model)
-        adapter = adapter_folder(run)
-    else:
-        adapter = adapter_folder(Path(config.adapter))
-    model = config.model or trained_model(adapter)
-    _check_takes_images(model)
-    if not wants_defended:
-        return Targets(model=model, adapter=None, labels=("base",))
-    labels: tuple[Label, ...] = ("base", "defended")
-    if config.target_models == "defended":
-        labels = ("defended",)
-    return Targets(model=model, adapter=adapter, labels=labels)
-
-
-def adapter_folder(path: Path) -> Path:
-    """The adapter in `path`, which is its own folder or that of the training run around it.
-
-    Raises:
-        MmcbError: there is no adapter.
-    """
-    for folder in (path, path / "adapter"):
-        if (folder / "adapter_config.json").is_file():
-            return folder
-    raise MmcbError(
-        f"{path} holds no adapter (no adapter_config.json)",
-        hint="give --adapter the folder of a training run, or leave it out for the newest",
-    )
-
-
-def trained_model(adapter: Path) -> str:
-    """Name of the model that an adapter was trained for, from the run it lies in.
-
-    Raises:
-        MmcbError: the adapter does not lie in a training run.
-    """
-    for folder in (adapter, adapter.parent):
-        if (folder / "manifest.json").is_file():
-            model = read_manifest(folder).get("config", {}).get("model")
-            if isinstance(model, str):
-                return model
-    raise MmcbError(
-        f"{adapter}: nothing there says which model the adapter was trained for",
-        hint="add --model NAME",
-    )
-
-
-def behaviors_file(config: ImageHijackConfig, model: str) -> Path:
-    """The file of behaviors: the flag's, or the miniature's own for the tiny model.
-
-    Raises:
-        MmcbError: no file is given for a real model, or the miniature is not written yet.
-    """
-    if config.behaviors is not None:
-        if not config.behaviors.is_file():
-            raise MmcbError(
-                f"--behaviors {config.behaviors}: there is no such file",
-                hint="give a JSONL file of Behavior records; see docs/data-format.md",
-            )
-        return config.behaviors
-    if model != TINY_MODEL:
-        raise MmcbError(
-            f"no behaviors to attack {model} with",
-            hint="give --behaviors FILE (Behavior records, docs/data-format.md); here works: "
-            f"python -m mmcb.{COMMAND} --model {TINY_MODEL}",
-        )
-    if not TINY_BEHAVIORS.is_file():
-        raise MmcbError(f"{TINY_BEHAVIORS} is not there yet", hint="python -m mmcb.miniature")
-    return TINY_BEHAVIORS
-
-
-def load_behaviors(path: Path, *, needs_image: bool, limit: int | None) -> list[Behavior]:
-    """The first `limit` behaviors that can be attacked.
-
-    Args:
-        path: the JSONL file.
-        needs_image: leave out behaviors without a picture of their own.
-        limit: how many at most.
-
-    Raises:
-        MmcbError: a line is no behavior, or none is left.
-    """
-    behaviors = [
-        behavior
-        for behavior in read_records(path, Behavior)
-        if behavior.image is not None or not needs_image
-    ]
-    if not behaviors:
-        missing = "behavior with an image" if needs_image else "behavior"
-        raise MmcbError(
-            f"{path} holds no {missing}", hint="--image-folder DIR pairs behaviors with photographs"
-        )
-    return behaviors[:limit]
-
-
-def _without_adapter(config: ImageHijackConfig) -> Targets:
-    if config.target_models == "defended":
-        raise MmcbError(
-            "--adapter none leaves no defended model to attack",
-            hint="give --adapter DIR, or --target-models base",
-        )
-    model = config.model or TINY_MODEL
-    _check_takes_images(model)
-    return Targets(model=model, adapter=None, labels=("base",))
-
-
-def _suits(manifest: Mapping[str, Any], model: str | None) -> bool:
-    """Whether a training run is of this model or, if none is named, of one that takes images."""
-    trained = manifest.get("config", {}).get("model")
-    if not isinstance(trained, str):
-        return False
-    return trained == model if model is not None else _takes_images(trained)
-
-
-def _takes_images(model: str) -> bool:
-    try:
-        family = known_family(model)
-    except MmcbError:
-        return False
-    # A hub id or folder that is no row of the table is only known once its config is read.
-    return family is None or family.kind == "vlm"
-
-
-def _check_takes_images(model: str) -> None:
-    family = locate(model).family
-    if family is not None and family.kind != "vlm":
-        raise MmcbError(
-            f"{model} takes no images, so none can hijack it",
-            hint=f"python -m mmcb.{COMMAND} --model {TINY_MODEL}",
-        )
-
-
-def _no_adapter(model: str | None) -> MmcbError:
-    name = model or TINY_MODEL
-    of_model = f" of {model}" if model else ""
-    return MmcbError(
-        f"no finished training run{of_model} in {TRAINING_RUNS}, so there is no adapter to attack",
-        hint=f"python -m mmcb.training --model {name}   (or attack the base model alone: "
-        f"python -m mmcb.{COMMAND} --model {name} --adapter none)",
-    )

@@ -17,10 +17,11 @@ from mmcb.attacks.image_hijack.bench import Bench, distance
 from mmcb.attacks.image_hijack.parts import make_settings, make_space
 from mmcb.attacks.image_hijack.roles import Roles
 from mmcb.attacks.image_hijack.subjects import Subject, read_levels
-from mmcb.attacks.image_hijack.targets import Label
 from mmcb.attacks.objective import TargetObjective
+from mmcb.attacks.outputs import LossCurve, make_curve, result_measures, state_path
 from mmcb.attacks.pgd import ProjectedGradientDescent
 from mmcb.attacks.results import PGDResult
+from mmcb.attacks.targets import Label
 from mmcb.generation.images import open_image
 from mmcb.log import progress
 from mmcb.records import Attempt
@@ -49,7 +50,7 @@ class UniversalAttacker:
         wanted = settings.evaluations * len(self.labels)
         with (
             RecordWriter(path / "attempts.jsonl", Attempt) as attempts,
-            RecordWriter(path / "curves.jsonl", outputs.LossCurve) as curves,
+            RecordWriter(path / "curves.jsonl", LossCurve) as curves,
             progress(wanted, "hijacking one image for all") as bar,
         ):
             for label in self.labels:
@@ -59,7 +60,7 @@ class UniversalAttacker:
                     bar.advance(settings.evaluations)
                     continue
                 name = outputs.universal_id(ids)
-                state = outputs.state_path(path, [name])
+                state = state_path(path, [name])
                 attack = self._make(subject, label, name)
                 self.bench.optimise(
                     attack, label, state=state, bar=bar, done=lambda report: f"step {report.step}"
@@ -67,7 +68,7 @@ class UniversalAttacker:
                 result = attack.results()[0]
                 records = self._save(tests, label, ids, result)
                 if name not in existing_ids(curves.path):
-                    curve = outputs.make_curve(
+                    curve = make_curve(
                         name,
                         behavior_id="universal",
                         model=label,
@@ -122,7 +123,7 @@ class UniversalAttacker:
             optimised = self._twin(objective, saved, label, len(some))
             for row, test in enumerate(some):
                 measures = {
-                    **outputs.result_measures(result),
+                    **result_measures(result),
                     **after[row],
                     "loss_start": before[row]["loss_png"],
                     "loss_float": float(optimised[row]),

@@ -25,6 +25,12 @@ TEXT_SECTIONS = {
 """Attacks and tasks that get examples in words: title and how many."""
 
 
+_STRONGEST_FIRST = (
+    *("image_hijack", "embedding", "gcg", "steering", "prefill", "multi_turn", "trigger"),
+    *("static", "translated", "direct"),
+)
+
+
 def percent(rate: Rate) -> str:
     """`93.3 %`, without decimals where there are none; a dash where nothing was measured."""
     if rate["value"] is None:
@@ -47,7 +53,7 @@ def headline(results: Mapping[str, Any]) -> str:
     if base is None:
         return "No base model was measured."
     attack = next(
-        (key for key in ("image_hijack", "prefill", "trigger", "direct") if base["asr"][key]["n"]),
+        (key for key in _STRONGEST_FIRST if base["asr"][key]["n"]),
         None,
     )
     if defended is None:
@@ -138,7 +144,7 @@ def transfer(results: Mapping[str, Any]) -> str:
         f"{percent(rate)} ({interval(rate)}, n = {rate['n']}) of the "
         f"{'held-out' if 'heldout' in key else 'trained'} categories"
         for key, rate in rates.items()
-        if rate["n"]
+        if key.startswith("image_hijack") and rate["n"]
     ]
     if not parts:
         return ""

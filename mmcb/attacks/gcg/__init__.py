@@ -1,0 +1,1 @@
+"""Greedy coordinate gradient: tokens behind the request that make the target likely."""

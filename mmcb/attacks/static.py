@@ -1,0 +1,224 @@
+"""Attempts from files that others made: test cases, translations, conversations.
+
+Formats: HarmBench's test cases (a JSON object, behavior id -> list of prompts; arXiv 2402.04249),
+JailbreakBench's artifacts (a JSON object with `jailbreaks`; arXiv 2404.01318), translations
+(behavior id -> language -> prompt), and scripts of several turns (a list of conversations with
+`{prompt}` where the request goes; what the assistant says in them is fixed).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from mmcb.attacks.prompts import PLACEHOLDER
+from mmcb.errors import MmcbError
+from mmcb.records import AttackName, Attempt, Behavior, Message, Scalar
+from mmcb.store import record_id, relative_image, resolve_image
+
+_Cases = TypeAdapter(dict[str, list[str | list[str]]])
+_Translations = TypeAdapter(dict[str, dict[str, str]])
+_Scripts = TypeAdapter(list[list[Message]])
+
+
+def read_cases(path: Path) -> dict[str, list[str]]:
+    """Prompts by behavior id, from HarmBench's test cases or a JailbreakBench artifact.
+
+    Of an artifact, behaviors are known by their name (`behavior`), else by their number; those
+    for which no prompt was found are left out.
+
+    Raises:
+        MmcbError: the file is missing or in neither format, or a case brings a picture.
+    """
+    data = _json(path)
+    if isinstance(data, dict) and isinstance(data.get("jailbreaks"), list):
+        return _artifact(path, data["jailbreaks"])
+    cases = _validated(_Cases, data, path, "neither HarmBench's test cases nor an artifact")
+    found: dict[str, list[str]] = {}
+    for name, prompts in cases.items():
+        if any(isinstance(prompt, list) for prompt in prompts):
+            raise MmcbError(
+                f"{path}: the cases of {name} bring pictures",
+                hint="give behaviors with an image instead (docs/data-format.md)",
+            )
+        found[name] = [prompt for prompt in prompts if isinstance(prompt, str)]
+    return found
+
+
+def read_translations(path: Path) -> dict[str, dict[str, str]]:
+    """Prompts by behavior id and language.
+
+    Raises:
+        MmcbError: the file is missing, or no object of objects of texts.
+    """
+    return _validated(
+        _Translations, _json(path), path, "no translations (behavior id -> language -> prompt)"
+    )
+
+
+def read_scripts(path: Path) -> list[tuple[Message, ...]]:
+    """Conversations, each of which ends with the user and holds `{prompt}` somewhere.
+
+    Raises:
+        MmcbError: the file is missing or in another form, or a script has no `{prompt}` or ends
+            with the assistant.
+    """
+    scripts = _validated(_Scripts, _json(path), path, "no list of conversations")
+    for number, script in enumerate(scripts, start=1):
+        if not script or script[-1].role != "user":
+            raise MmcbError(f"{path}: conversation {number} does not end with the user")
+        if not any(PLACEHOLDER in message.content for message in script):
+            raise MmcbError(
+                f"{path}: conversation {number} has no {PLACEHOLDER}",
+                hint=f"write {PLACEHOLDER} where the request belongs",
+            )
+    if not scripts:
+        raise MmcbError(f"{path} holds no conversation")
+    return [tuple(script) for script in scripts]
+
+
+def case_attempts(
+    behaviors: Sequence[Behavior],
+    cases: Mapping[str, Sequence[str]],
+    *,
+    name: str,
+    model: str,
+    behaviors_path: Path,
+    attempts_path: Path,
+) -> Iterator[Attempt]:
+    """An attempt per behavior and test case; `name` says which file they are from."""
+    for behavior in behaviors:
+        for number, prompt in enumerate(cases.get(behavior.id, ())):
+            yield _attempt(
+                behavior,
+                "static",
+                (Message(role="user", content=prompt),),
+                model=model,
+                image=_image(behavior, behaviors_path, attempts_path),
+                settings={"cases": name, "case": number},
+            )
+
+
+def translated_attempts(
+    behaviors: Sequence[Behavior],
+    translations: Mapping[str, Mapping[str, str]],
+    *,
+    model: str,
+    behaviors_path: Path,
+    attempts_path: Path,
+) -> Iterator[Attempt]:
+    """An attempt per behavior and language."""
+    for behavior in behaviors:
+        for language, prompt in translations.get(behavior.id, {}).items():
+            yield _attempt(
+                behavior,
+                "translated",
+                (Message(role="user", content=prompt),),
+                model=model,
+                image=_image(behavior, behaviors_path, attempts_path),
+                settings={"language": language},
+            )
+
+
+def multi_turn_attempts(
+    behaviors: Sequence[Behavior],
+    scripts: Sequence[Sequence[Message]],
+    *,
+    model: str,
+    behaviors_path: Path,
+    attempts_path: Path,
+) -> Iterator[Attempt]:
+    """An attempt per behavior and script."""
+    for behavior in behaviors:
+        for number, script in enumerate(scripts):
+            # Not str.format: a request or a script may hold other braces.
+            filled = tuple(
+                Message(role=one.role, content=one.content.replace(PLACEHOLDER, behavior.prompt))
+                for one in script
+            )
+            yield _attempt(
+                behavior,
+                "multi_turn",
+                filled,
+                model=model,
+                image=_image(behavior, behaviors_path, attempts_path),
+                settings={"script": number, "turns": len(script)},
+            )
+
+
+def repeated(attempts: Sequence[Attempt], samples: int) -> Iterator[Attempt]:
+    """Every attempt `samples` times, as attempts of their own that are sampled apart."""
+    for attempt in attempts:
+        yield attempt
+        for sample in range(1, samples):
+            yield attempt.model_copy(
+                update={
+                    "id": record_id(attempt.id, "sample", sample),
+                    "settings": {**attempt.settings, "sample": sample},
+                }
+            )
+
+
+def _attempt(
+    behavior: Behavior,
+    attack: AttackName,
+    messages: tuple[Message, ...],
+    *,
+    model: str,
+    image: str | None,
+    settings: dict[str, Scalar],
+) -> Attempt:
+    words = [text for message in messages for text in (message.role, message.content)]
+    return Attempt(
+        id=record_id(behavior.id, attack, model, json.dumps(settings, sort_keys=True), *words),
+        behavior_id=behavior.id,
+        attack=attack,
+        model=model,
+        split=behavior.split,
+        category=behavior.category,
+        prompt=messages[-1].content,
+        image=image,
+        settings=settings,
+        history=messages[:-1],
+    )
+
+
+def _image(behavior: Behavior, behaviors_path: Path, attempts_path: Path) -> str | None:
+    if behavior.image is None:
+        return None
+    return relative_image(attempts_path, resolve_image(behaviors_path, behavior.image))
+
+
+def _artifact(path: Path, jailbreaks: Sequence[Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for number, one in enumerate(jailbreaks):
+        if not isinstance(one, dict) or "prompt" not in one:
+            raise MmcbError(f"{path}: jailbreak {number} of the artifact has no prompt")
+        if one["prompt"] is not None:
+            name = str(one.get("behavior") or one.get("index", number))
+            found.setdefault(name, []).append(str(one["prompt"]))
+    return found
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise MmcbError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise MmcbError(f"{path}: not JSON: {error}") from None
+
+
+def _validated(adapter: TypeAdapter[Any], data: Any, path: Path, otherwise: str) -> Any:
+    try:
+        return adapter.validate_python(data)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise MmcbError(
+            f"{path}: {otherwise}{f', at {where}' if where else ''}",
+            hint="docs/add-an-attack.md describes the formats",
+        ) from None
