@@ -176,7 +176,7 @@ def test_an_unfinished_default_run_is_resumed_a_finished_one_is_not(
     (folder,) = (inside / "runs" / COMMAND).iterdir()
     assert run_image_hijack(config).resolve() == folder
     assert set(attempts_of(folder)) == {("b0", "defended")}
-    name = "mmcb.attacks.image_hijack.run.timestamp"
+    name = "mmcb.attacks.start.timestamp"
     monkeypatch.setattr(name, lambda: "later")
     assert run_image_hijack(config).resolve() != folder
 
