@@ -25,6 +25,7 @@ from rich.progress import (
 
 # Often enough to see that work goes on, seldom enough for a log file of a day's run.
 PLAIN_LINE_SECONDS = 5.0
+HANDLER_NAME = "mmcb"
 
 
 def is_main_process() -> bool:
@@ -48,7 +49,8 @@ def setup_logging(*, level: int = logging.INFO) -> None:
     """Send mmcb's own log to stderr. The root logger and other libraries' are left alone."""
     logger = logging.getLogger("mmcb")
     logger.setLevel(level if is_main_process() else logging.ERROR)
-    if logger.handlers:
+    # By name: a host program, or a test runner, may have put handlers of its own here.
+    if any(handler.name == HANDLER_NAME for handler in logger.handlers):
         return
     handler: logging.Handler
     if console().is_terminal:
@@ -57,6 +59,7 @@ def setup_logging(*, level: int = logging.INFO) -> None:
     else:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+    handler.name = HANDLER_NAME
     logger.addHandler(handler)
     logger.propagate = False
 

@@ -11,13 +11,25 @@ from mmcb import log
 @pytest.fixture(autouse=True)
 def _fresh_console() -> Iterator[None]:
     logger = logging.getLogger("mmcb")
-    before = (logger.handlers[:], logger.level, logger.propagate)
-    logger.handlers = []
+    before = (_own_handlers(logger), logger.level, logger.propagate)
+    _replace_handlers(logger, [])
     log.console.cache_clear()
     yield
     log.console.cache_clear()
-    logger.handlers, logger.propagate = before[0], before[2]
+    _replace_handlers(logger, before[0])
     logger.setLevel(before[1])
+    logger.propagate = before[2]
+
+
+def _own_handlers(logger: logging.Logger) -> list[logging.Handler]:
+    return [handler for handler in logger.handlers if handler.name == log.HANDLER_NAME]
+
+
+def _replace_handlers(logger: logging.Logger, handlers: list[logging.Handler]) -> None:
+    for handler in _own_handlers(logger):
+        logger.removeHandler(handler)
+    for handler in handlers:
+        logger.addHandler(handler)
 
 
 def test_plain_lines_come_seldom_and_end_with_the_total(
@@ -101,3 +113,18 @@ def test_a_module_run_by_python_m_is_heard(capsys: pytest.CaptureFixture[str]) -
     log.setup_logging()
     log.get_logger("__main__").info("stage 1 of 7")
     assert capsys.readouterr().err.endswith("stage 1 of 7\n")
+
+
+def test_a_handler_of_someone_else_is_not_taken_for_ours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logger = logging.getLogger("mmcb")
+    foreign = logging.NullHandler()
+    logger.addHandler(foreign)
+    try:
+        log.setup_logging()
+        log.get_logger("mmcb.training").info("step 1")
+        assert capsys.readouterr().err.count("step 1") == 1
+        assert foreign in logger.handlers
+    finally:
+        logger.removeHandler(foreign)
