@@ -7,6 +7,7 @@ with dashes and the docstrings under them into help. A run saves what was resolv
 
 import dataclasses
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from mmcb.log import setup_logging
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -64,6 +66,10 @@ def run_command(
     except MmcbError as error:
         print_error(error)
         sys.exit(EXIT_USER_ERROR)
+    except BrokenPipeError:
+        # The reader has seen enough (`--help | head`). Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_BROKEN_PIPE)
     except KeyboardInterrupt:
         _print("interrupted; the same command goes on from here")
         sys.exit(EXIT_INTERRUPTED)

@@ -1,6 +1,7 @@
 """The one command-line convention, on a command made up for the purpose, and the command table."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from pydantic import Field, model_validator
 
 from mmcb import __main__, __version__
-from mmcb.cli import parse_config, run_command
+from mmcb.cli import EXIT_BROKEN_PIPE, parse_config, run_command
 from mmcb.config import Config, UnitFraction
 from mmcb.errors import MmcbError
 
@@ -165,6 +166,16 @@ def test_exit_codes(
     assert written.out == ""
     assert written.err.startswith(said)
     assert "Traceback" not in written.err
+
+
+def test_a_reader_that_stops_early_is_no_error() -> None:
+    command = [sys.executable, "-m", "mmcb", "attacks.gcg", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == EXIT_BROKEN_PIPE
 
 
 def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeVar
 
+from mmcb.attacks.config import AttackConfig
 from mmcb.errors import MmcbError
 from mmcb.models.families import known_family
 from mmcb.models.locate import locate, read_json
@@ -22,25 +23,8 @@ TRAINING_RUNS = Path("runs/training")
 TINY_MODEL = "tiny-llava-next"
 TINY_BEHAVIORS = Path("data/miniature/evaluation/behaviors.jsonl")
 
-
-class TargetSettings(Protocol):
-    """What every command that attacks models is told about them."""
-
-    @property
-    def model(self) -> str | None:
-        """Model family, hub id or checkpoint folder; None: the one the adapter was made for."""
-
-    @property
-    def adapter(self) -> str:
-        """A folder, "newest" or "none"."""
-
-    @property
-    def target_models(self) -> Literal["base", "defended", "both"]:
-        """Which of the two are attacked."""
-
-    @property
-    def behaviors(self) -> Path | None:
-        """Behavior records; None: the miniature's own, for the tiny model."""
+Models = tuple[str, Path | None, tuple[Label, ...]]
+ConfigT = TypeVar("ConfigT", bound=AttackConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,31 +35,38 @@ class Targets:
         model: name of the base model.
         adapter: the adapter's folder, None when only the base model is attacked.
         labels: the models attacked, in order.
+        behaviors: the file of behaviors.
     """
 
     model: str
     adapter: Path | None
     labels: tuple[Label, ...]
+    behaviors: Path
+
+    @property
+    def adapter_name(self) -> str:
+        """As `--adapter` takes it."""
+        return "none" if self.adapter is None else str(self.adapter)
 
 
-def locate_targets(
-    config: TargetSettings, *, command: str, needs_images: bool
-) -> tuple[Targets, Path]:
-    """The targets and the file of behaviors, with every cheap check that can be made.
-
-    Args:
-        config: the command's settings.
-        command: its name, for hints.
-        needs_images: whether only models that take images can be attacked.
+def locate_targets(config: ConfigT) -> tuple[ConfigT, Targets]:
+    """The settings with model, adapter and behaviors found, after every cheap check of them.
 
     Raises:
-        MmcbError: as `find_targets` and `behaviors_file`; the checkpoint cannot be had.
+        MmcbError: no trained adapter, a folder without one, an unknown or a text-only model, no
+            behaviors for a real model, a checkpoint that cannot be had.
     """
     if config.model is not None:
         # First of all: without the checkpoint, advice about its adapter would lead nowhere.
         locate(config.model)
-    targets = find_targets(config, command=command, needs_images=needs_images)
-    return targets, behaviors_file(config, targets.model, command=command)
+    model, adapter, labels = _find_models(config)
+    targets = Targets(model, adapter, labels, _behaviors_file(config, model))
+    found = {
+        "model": targets.model,
+        "adapter": targets.adapter_name,
+        "behaviors": targets.behaviors,
+    }
+    return config.model_copy(update=found), targets
 
 
 def rerouted_layers(adapter: Path | None, model: str) -> tuple[int, ...]:
@@ -96,37 +87,33 @@ def rerouted_layers(adapter: Path | None, model: str) -> tuple[int, ...]:
     return () if family is None else family.defaults.target_layers
 
 
-def find_targets(config: TargetSettings, *, command: str, needs_images: bool) -> Targets:
-    """Work out model and adapter from the flags and the finished training runs.
-
-    Raises:
-        MmcbError: no trained adapter, a folder without one, an unknown or a text-only model.
-    """
+def _find_models(config: AttackConfig) -> Models:
+    """Work out model, adapter and labels from the flags and the finished training runs."""
     wants_defended = config.target_models != "base"
     if config.adapter == "none":
-        return _without_adapter(config, command, needs_images=needs_images)
+        return _without_adapter(config)
     if config.adapter == "newest":
 
         def suits(manifest: Mapping[str, Any]) -> bool:
-            return _suits(manifest, config.model, needs_images=needs_images)
+            return _suits(manifest, config)
 
         run = newest_run(TRAINING_RUNS, "training", where=suits)
         if run is None and not wants_defended and config.model is not None:
-            return _without_adapter(config, command, needs_images=needs_images)
+            return _without_adapter(config)
         if run is None:
-            raise _no_adapter(config.model, command)
+            raise _no_adapter(config)
         adapter = adapter_folder(run)
     else:
         adapter = adapter_folder(Path(config.adapter))
     model = config.model or trained_model(adapter)
-    if needs_images:
-        _check_takes_images(model, command)
+    if config.needs_images:
+        _check_takes_images(model, config.command)
     if not wants_defended:
-        return Targets(model=model, adapter=None, labels=("base",))
+        return model, None, ("base",)
     labels: tuple[Label, ...] = ("base", "defended")
     if config.target_models == "defended":
         labels = ("defended",)
-    return Targets(model=model, adapter=adapter, labels=labels)
+    return model, adapter, labels
 
 
 def adapter_folder(path: Path) -> Path:
@@ -161,12 +148,8 @@ def trained_model(adapter: Path) -> str:
     )
 
 
-def behaviors_file(config: TargetSettings, model: str, *, command: str) -> Path:
-    """The file of behaviors: the flag's, or the miniature's own for the tiny model.
-
-    Raises:
-        MmcbError: no file is given for a real model, or the miniature is not written yet.
-    """
+def _behaviors_file(config: AttackConfig, model: str) -> Path:
+    """The file of behaviors: the flag's, or the miniature's own for the tiny model."""
     if config.behaviors is not None:
         if not config.behaviors.is_file():
             raise MmcbError(
@@ -178,7 +161,7 @@ def behaviors_file(config: TargetSettings, model: str, *, command: str) -> Path:
         raise MmcbError(
             f"no behaviors to attack {model} with",
             hint="give --behaviors FILE (Behavior records, docs/data-format.md); here works: "
-            f"python -m mmcb.{command} --model {TINY_MODEL}",
+            f"python -m mmcb.{config.command} --model {TINY_MODEL}",
         )
     if not TINY_BEHAVIORS.is_file():
         raise MmcbError(f"{TINY_BEHAVIORS} is not there yet", hint="python -m mmcb.miniature")
@@ -209,24 +192,26 @@ def load_behaviors(path: Path, *, needs_image: bool, limit: int | None) -> list[
     return behaviors[:limit]
 
 
-def _without_adapter(config: TargetSettings, command: str, *, needs_images: bool) -> Targets:
+def _without_adapter(config: AttackConfig) -> Models:
     if config.target_models == "defended":
         raise MmcbError(
             "--adapter none leaves no defended model to attack",
             hint="give --adapter DIR, or --target-models base",
         )
     model = config.model or TINY_MODEL
-    if needs_images:
-        _check_takes_images(model, command)
-    return Targets(model=model, adapter=None, labels=("base",))
+    if config.needs_images:
+        _check_takes_images(model, config.command)
+    return model, None, ("base",)
 
 
-def _suits(manifest: Mapping[str, Any], model: str | None, *, needs_images: bool) -> bool:
-    """Whether a training run is of this model or, if none is named, of one that takes images."""
+def _suits(manifest: Mapping[str, Any], config: AttackConfig) -> bool:
+    """Whether a training run is of this model or, if none is named, of one that can be attacked."""
     trained = manifest.get("config", {}).get("model")
     if not isinstance(trained, str):
         return False
-    return trained == model if model is not None else not needs_images or _takes_images(trained)
+    if config.model is not None:
+        return trained == config.model
+    return not config.needs_images or _takes_images(trained)
 
 
 def _takes_images(model: str) -> bool:
@@ -247,11 +232,11 @@ def _check_takes_images(model: str, command: str) -> None:
         )
 
 
-def _no_adapter(model: str | None, command: str) -> MmcbError:
-    name = model or TINY_MODEL
-    of_model = f" of {model}" if model else ""
+def _no_adapter(config: AttackConfig) -> MmcbError:
+    name = config.model or TINY_MODEL
+    of_model = f" of {config.model}" if config.model else ""
     return MmcbError(
         f"no finished training run{of_model} in {TRAINING_RUNS}, so there is no adapter to attack",
         hint=f"python -m mmcb.training --model {name}   (or attack the base model alone: "
-        f"python -m mmcb.{command} --model {name} --adapter none)",
+        f"python -m mmcb.{config.command} --model {name} --adapter none)",
     )

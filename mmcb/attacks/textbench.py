@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from mmcb.attacks.config import TextAttackConfig
 from mmcb.attacks.slotted import SlotRow
 from mmcb.attacks.targets import load_behaviors
 from mmcb.errors import MmcbError
 from mmcb.log import get_logger
-from mmcb.models.loading import LoadedModel
 from mmcb.records import Attempt, Behavior, Scalar
 from mmcb.store import file_hash, read_records, record_id, resolve_image
 
@@ -43,21 +43,21 @@ class TextSubject:
 
 
 def read_subjects(
-    path: Path, *, limit: int | None, images: bool, target_suffix: str = ""
+    config: TextAttackConfig, path: Path, *, target_suffix: str = ""
 ) -> list[TextSubject]:
-    """The first `limit` behaviors of a file.
+    """The behaviors that are attacked.
 
     Args:
-        path: the JSONL file.
-        limit: how many at most.
-        images: show the behaviors' pictures; else behaviors that have one are left out.
+        config: the settings.
+        path: the file of behaviors.
         target_suffix: added to every target.
 
     Raises:
         MmcbError: a line is no behavior, none is left, a picture is missing.
     """
     behaviors = load_behaviors(path, needs_image=False, limit=None)
-    kept = [one for one in behaviors if images or one.image is None][:limit]
+    kept = [one for one in behaviors if config.images or one.image is None]
+    kept = kept[: config.num_behaviors]
     if not kept:
         raise MmcbError(
             f"{path} holds no behavior without a picture", hint="add --images, or other --behaviors"
@@ -69,19 +69,6 @@ def read_subjects(
             raise MmcbError(f"{path}: behavior {one.id}: there is no picture {image}")
         subjects.append(TextSubject(one, image, one.target + target_suffix))
     return subjects
-
-
-def check_takes_images(loaded: LoadedModel, subjects: Sequence[TextSubject]) -> None:
-    """Pictures need a model that takes them.
-
-    Raises:
-        MmcbError: it does not.
-    """
-    if not loaded.is_vlm and any(subject.image for subject in subjects):
-        raise MmcbError(
-            f"{loaded.name} takes no images, and there are behaviors with a picture",
-            hint="add --no-images",
-        )
 
 
 def batches(subjects: Sequence[TextSubject], *, batch_size: int) -> list[list[TextSubject]]:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mmcb.attacks.image_hijack.config import COMMAND, ImageHijackConfig
+from mmcb.attacks.image_hijack.config import ImageHijackConfig
 from mmcb.attacks.image_hijack.run import run_image_hijack
 from mmcb.attacks.image_hijack.subjects import read_levels
 from mmcb.attacks.outputs import LossCurve
@@ -173,7 +173,7 @@ def test_an_unfinished_default_run_is_resumed_a_finished_one_is_not(
         patch.setattr(ProjectedGradientDescent, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_image_hijack(config)
-    (folder,) = (inside / "runs" / COMMAND).iterdir()
+    (folder,) = (inside / "runs" / ImageHijackConfig.command).iterdir()
     assert run_image_hijack(config).resolve() == folder
     assert set(attempts_of(folder)) == {("b0", "defended")}
     name = "mmcb.attacks.start.timestamp"

@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from mmcb.attacks.config import AttackConfig
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
-from mmcb.config import Config, UnitFraction
-
-COMMAND = "attacks.check"
-"""The command's name in manifests and the folder of its runs."""
+from mmcb.config import UnitFraction
 
 
-class CheckConfig(Config):
+class CheckConfig(AttackConfig):
     """Attack a few behaviors in several ways, and say whether gradients look masked."""
 
-    model: str | None = None
-    """Model family, hub id or checkpoint folder (default: the one the adapter was trained for)."""
+    command: ClassVar[str] = "attacks.check"
+    needs_images: ClassVar[bool] = True
 
-    adapter: str = "newest"
-    """Adapter of the defended model: a training run or adapter folder, "newest", or "none"."""
-
-    behaviors: Path | None = None
-    """Behavior records (default for the tiny model: data/miniature/evaluation/behaviors.jsonl)."""
+    target_models: Literal["base", "both"] = "both"
+    """Check the attack on the base model alone, or on both."""
 
     num_behaviors: int = Field(default=16, ge=1)
     """How many behaviors to attack, the first ones of the file."""
@@ -56,17 +50,11 @@ class CheckConfig(Config):
     seed: int = 0
     """Seed of starts and noise."""
 
-    device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps, ..."""
-
-    dtype: str = "auto"
-    """Precision of the weights: auto, float32, bfloat16, float16."""
-
-    out: Path | None = None
-    """Folder of the run (default: runs/attacks.check/MODEL-TIME)."""
+    @property
+    def may_change(self) -> frozenset[str]:
+        """Settings that a resumed run may be told anew: none, since checks compare attacks."""
+        return frozenset()
 
     def hijack(self) -> ImageHijackConfig:
         """The same settings as those of an image hijack that spends its whole budget."""
-        shared = self.model_dump(exclude={"out"})
-        both = "base" if self.adapter == "none" else "both"
-        return ImageHijackConfig(**shared, target_models=both, stop_loss=0.0)
+        return ImageHijackConfig(**self.model_dump(exclude={"out"}), stop_loss=0.0)

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from mmcb.attacks.check.config import COMMAND, CheckConfig
+from mmcb.attacks.check.config import CheckConfig
 from mmcb.attacks.check.findings import Finding, Outcome, findings, verdict
 from mmcb.attacks.image_hijack.bench import Bench
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
@@ -31,13 +31,12 @@ from mmcb.attacks.image_hijack.targets import check_inputs
 from mmcb.attacks.objective import TargetObjective
 from mmcb.attacks.outputs import save_state, state_path
 from mmcb.attacks.pgd import ProjectedGradientDescent
+from mmcb.attacks.start import start_run
 from mmcb.attacks.targets import Label, Targets, load_behaviors, rerouted_layers
 from mmcb.attacks.threat import PixelBall, to_levels
 from mmcb.log import ProgressBar, get_logger, progress
-from mmcb.runs import RunDir, timestamp
 from mmcb.store import record_id, write_atomic
 
-RUNS = Path("runs") / COMMAND
 RESULTS = "checks.json"
 
 PictureMaker = Callable[[int, Sequence[Subject]], Tensor]
@@ -51,27 +50,21 @@ def run_checks(config: CheckConfig) -> Path:
     Raises:
         MmcbError: for anything that the user can put right.
     """
-    hijack = config.hijack()
-    targets, behaviors_path = check_inputs(hijack)
-    behaviors = load_behaviors(behaviors_path, needs_image=True, limit=config.num_behaviors)
-    pairs = pair_with_images(behaviors, behaviors_path=behaviors_path, image_folder=None)
-    adapter = "none" if targets.adapter is None else str(targets.adapter)
-    hijack = hijack.model_copy(update={"model": targets.model, "adapter": adapter})
-    inputs = {"behaviors": behaviors_path}
-    if targets.adapter is not None:
-        inputs["adapter"] = targets.adapter
-    path = config.out or RUNS / f"{Path(targets.model).name}-{timestamp()}"
-    resolved = config.model_copy(update={"model": targets.model, "adapter": adapter})
-    with RunDir.start(path, command=COMMAND, config=resolved, inputs=inputs) as run:
-        loaded, subjects, _ = prepare(hijack, targets, pairs, run, count=None)
-        bench = Bench(hijack, loaded, path, rerouted_layers(targets.adapter, targets.model))
+    settled, targets = check_inputs(config.hijack())
+    behaviors = load_behaviors(targets.behaviors, needs_image=True, limit=config.num_behaviors)
+    pairs = pair_with_images(behaviors, behaviors_path=targets.behaviors, image_folder=None)
+    found_out = settled.model_dump(include={"model", "adapter", "behaviors"})
+    with start_run(config.model_copy(update=found_out), targets) as run:
+        loaded, subjects, _ = prepare(settled, targets, pairs, run, count=None)
+        layers = rerouted_layers(targets.adapter, targets.model)
+        bench = Bench(settled, loaded, run.path, layers)
         outcomes = Checker(bench, with_targets(bench, subjects)).all(targets)
         found = findings(outcomes)
-        _write(path / RESULTS, outcomes, found, len(subjects))
+        _write(run.path / RESULTS, outcomes, found, len(subjects))
         _print(found)
-        shutil.rmtree(path / "state", ignore_errors=True)
-    _log.info("wrote %s", path / RESULTS)
-    return path
+        shutil.rmtree(run.path / "state", ignore_errors=True)
+    _log.info("wrote %s", run.path / RESULTS)
+    return run.path
 
 
 @dataclass

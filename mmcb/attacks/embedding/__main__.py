@@ -1,6 +1,6 @@
 """`python -m mmcb.attacks.embedding`: attack the base and the defended model with vectors."""
 
-from mmcb.attacks.embedding.config import COMMAND, EmbeddingConfig
+from mmcb.attacks.embedding.config import EmbeddingConfig
 from mmcb.attacks.embedding.presets import PRESETS
 from mmcb.cli import run_command
 
@@ -20,7 +20,7 @@ def _run(config: EmbeddingConfig) -> None:
     from mmcb.attacks.targets import locate_targets
 
     # Before torch is imported, which takes seconds: a mistake is told at once.
-    locate_targets(config, command=COMMAND, needs_images=False)
+    locate_targets(config)
     from mmcb.attacks.embedding.run import run_embedding
 
     run_embedding(config)

@@ -2,42 +2,21 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from mmcb.attacks.config import TextAttackConfig
 from mmcb.attacks.embedding.presets import Preset
-from mmcb.config import Config
-
-COMMAND = "attacks.embedding"
-"""The command's name in manifests and the folder of its runs."""
 
 
-class EmbeddingConfig(Config):
+class EmbeddingConfig(TextAttackConfig):
     """Optimise vectors behind each request so that the model begins its answer with the target."""
+
+    command: ClassVar[str] = "attacks.embedding"
 
     preset: Preset | None = None
     """A published protocol: sets the flags below that it names; flags win."""
-
-    model: str | None = None
-    """Model family, hub id or checkpoint folder (default: the one the adapter was trained for)."""
-
-    adapter: str = "newest"
-    """Adapter of the defended model: a training run or adapter folder, "newest" (the newest
-    finished training run), or "none" (attack the base model alone)."""
-
-    target_models: Literal["base", "defended", "both"] = "both"
-    """Attack the model without the adapter, with it, or both with the same budget."""
-
-    behaviors: Path | None = None
-    """Behavior records (default for the tiny model: data/miniature/evaluation/behaviors.jsonl)."""
-
-    num_behaviors: int | None = Field(default=None, ge=1)
-    """Attack only the first so many behaviors (default: all)."""
-
-    images: bool = True
-    """Show the behaviors' pictures, unchanged. Off: behaviors with a picture are left out."""
 
     start_text: str = " x" * 20
     """The text whose tokens' embeddings the vectors begin as; it says how many there are."""
@@ -80,13 +59,3 @@ class EmbeddingConfig(Config):
 
     seed: int = 0
     """Seed of the restarts."""
-
-    device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps, ..."""
-
-    dtype: str = "auto"
-    """Precision of the weights: auto, float32, bfloat16, float16."""
-
-    out: Path | None = None
-    """Folder of the run (default: runs/attacks.embedding/MODEL-TIME). An unfinished run with the
-    same settings is resumed."""

@@ -1,6 +1,6 @@
 """`python -m mmcb.attacks.gcg`: attack the base and the defended model with searched tokens."""
 
-from mmcb.attacks.gcg.config import COMMAND, GCGConfig
+from mmcb.attacks.gcg.config import GCGConfig
 from mmcb.cli import run_command
 
 
@@ -18,7 +18,7 @@ def _run(config: GCGConfig) -> None:
     from mmcb.attacks.targets import locate_targets
 
     # Before torch is imported, which takes seconds: a mistake is told at once.
-    locate_targets(config, command=COMMAND, needs_images=False)
+    locate_targets(config)
     from mmcb.attacks.gcg.run import run_gcg
 
     run_gcg(config)

@@ -2,38 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import ClassVar
 
 from pydantic import Field
 
-from mmcb.config import Config
-
-COMMAND = "attacks.gcg"
-"""The command's name in manifests and the folder of its runs."""
+from mmcb.attacks.config import TextAttackConfig
 
 
-class GCGConfig(Config):
+class GCGConfig(TextAttackConfig):
     """Search for tokens behind each request that make the model begin with the target (GCG)."""
 
-    model: str | None = None
-    """Model family, hub id or checkpoint folder (default: the one the adapter was trained for)."""
-
-    adapter: str = "newest"
-    """Adapter of the defended model: a training run or adapter folder, "newest" (the newest
-    finished training run), or "none" (attack the base model alone)."""
-
-    target_models: Literal["base", "defended", "both"] = "both"
-    """Attack the model without the adapter, with it, or both with the same budget."""
-
-    behaviors: Path | None = None
-    """Behavior records (default for the tiny model: data/miniature/evaluation/behaviors.jsonl)."""
-
-    num_behaviors: int | None = Field(default=None, ge=1)
-    """Attack only the first so many behaviors (default: all)."""
-
-    images: bool = True
-    """Show the behaviors' pictures, unchanged. Off: behaviors with a picture are left out."""
+    command: ClassVar[str] = "attacks.gcg"
 
     start_text: str = " !" * 20
     """The tokens to begin with; it says how many there are."""
@@ -64,13 +43,3 @@ class GCGConfig(Config):
 
     seed: int = 0
     """Seed of the candidates."""
-
-    device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps, ..."""
-
-    dtype: str = "auto"
-    """Precision of the weights: auto, float32, bfloat16, float16."""
-
-    out: Path | None = None
-    """Folder of the run (default: runs/attacks.gcg/MODEL-TIME). An unfinished run with the same
-    settings is resumed."""

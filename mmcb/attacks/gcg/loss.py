@@ -32,7 +32,7 @@ class SlotLoss:
         loss = self._targets.run(vectors, rows).cross_entropy()[0]
         slope = torch.autograd.grad(loss, vectors)[0][0]
         words: Tensor = self._targets.loaded.base.get_input_embeddings().weight
-        return float(loss), slope @ words.detach().T.to(slope)
+        return float(loss.detach()), slope @ words.detach().T.to(slope)
 
     @torch.no_grad()
     def losses(self, candidates: Int64[Tensor, "C N"]) -> Float[Tensor, " C"]:

@@ -1,4 +1,4 @@
-"""The GCG command: find the model and the requests, search, sum up."""
+"""The GCG command: search, sum up."""
 
 from __future__ import annotations
 
@@ -6,14 +6,9 @@ from pathlib import Path
 
 from mmcb.attacks.bench import ModelBench
 from mmcb.attacks.gcg.attacker import GCGAttacker
-from mmcb.attacks.gcg.config import COMMAND, GCGConfig
-from mmcb.attacks.start import start_run
-from mmcb.attacks.targets import locate_targets
-from mmcb.attacks.textbench import check_takes_images, log_losses, read_subjects
-from mmcb.models.loading import load_model
-
-# A resumed run may be told these anew: they do not change what an attempt is.
-MAY_CHANGE = frozenset({"batch_size", "save_every", "num_behaviors", "target_models", "device"})
+from mmcb.attacks.gcg.config import GCGConfig
+from mmcb.attacks.textbench import log_losses
+from mmcb.attacks.textrun import open_run
 
 
 def run_gcg(config: GCGConfig) -> Path:
@@ -22,19 +17,8 @@ def run_gcg(config: GCGConfig) -> Path:
     Raises:
         MmcbError: for anything that the user can put right.
     """
-    targets, behaviors = locate_targets(config, command=COMMAND, needs_images=False)
-    subjects = read_subjects(behaviors, limit=config.num_behaviors, images=config.images)
-    adapter = "none" if targets.adapter is None else str(targets.adapter)
-    resolved = config.model_copy(
-        update={"model": targets.model, "adapter": adapter, "behaviors": behaviors}
-    )
-    with start_run(
-        resolved, targets, behaviors, command=COMMAND, may_change=MAY_CHANGE, out=config.out
-    ) as run:
-        loaded = load_model(
-            targets.model, adapter=targets.adapter, device=config.device, dtype=config.dtype
-        )
-        check_takes_images(loaded, subjects)
-        GCGAttacker(ModelBench(resolved, loaded, run.path), targets.labels).attack(subjects)
+    with open_run(config) as run:
+        bench = ModelBench(run.config, run.loaded, run.path)
+        GCGAttacker(bench, run.targets.labels).attack(run.subjects)
         log_losses(run.path / "attempts.jsonl")
     return run.path

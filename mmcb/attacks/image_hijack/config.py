@@ -3,41 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from mmcb.attacks.config import AttackConfig
 from mmcb.attacks.image_hijack.presets import Preset
-from mmcb.config import Config, UnitFraction
-
-COMMAND = "attacks.image_hijack"
-"""The command's name in manifests and the folder of its runs."""
+from mmcb.config import UnitFraction
 
 
-class ImageHijackConfig(Config):
+class ImageHijackConfig(AttackConfig):
     """Optimise a picture per behavior so that the model begins its answer with the target."""
+
+    command: ClassVar[str] = "attacks.image_hijack"
+    needs_images: ClassVar[bool] = True
 
     preset: Preset | None = None
     """A published protocol, or one of ours: sets the flags below that it names; flags win."""
 
-    model: str | None = None
-    """Model family, hub id or checkpoint folder (default: the one the adapter was trained for)."""
-
-    adapter: str = "newest"
-    """Adapter of the defended model: a training run or adapter folder, "newest" (the newest
-    finished training run), or "none" (attack the base model alone)."""
-
-    target_models: Literal["base", "defended", "both"] = "both"
-    """Attack the model without the adapter, with it, or both with the same budget."""
-
-    behaviors: Path | None = None
-    """Behavior records (default for the tiny model: data/miniature/evaluation/behaviors.jsonl)."""
-
     image_folder: Path | None = None
     """Folder of photographs to use in place of the behaviors' own pictures, in order of name."""
-
-    num_behaviors: int | None = Field(default=None, ge=1)
-    """Attack only the first so many behaviors (default: all)."""
 
     max_side: int = Field(default=1024, ge=16)
     """Pictures with a longer side than this are scaled down to it once, before the attack."""
@@ -142,12 +127,9 @@ class ImageHijackConfig(Config):
     seed: int = 0
     """Seed of starts, places, transforms and splits."""
 
-    device: str = "auto"
-    """Device: auto, cpu, cuda, cuda:1, mps, ..."""
-
-    dtype: str = "auto"
-    """Precision of the weights: auto, float32, bfloat16, float16."""
-
-    out: Path | None = None
-    """Folder of the run (default: runs/attacks.image_hijack/MODEL-TIME). An unfinished run with the
-    same settings is resumed."""
+    @property
+    def may_change(self) -> frozenset[str]:
+        """Settings that a resumed run may be told anew."""
+        # One picture depends on how many behaviors a step has, and on which there are.
+        fixed = {"batch_size", "num_behaviors"} if self.universal else set()
+        return super().may_change - fixed

@@ -12,7 +12,7 @@ from PIL import Image
 from mmcb.attacks.image_hijack.attacker import HijackAttacker
 from mmcb.attacks.image_hijack.bench import Bench
 from mmcb.attacks.image_hijack.completions import complete_targets
-from mmcb.attacks.image_hijack.config import COMMAND, ImageHijackConfig
+from mmcb.attacks.image_hijack.config import ImageHijackConfig
 from mmcb.attacks.image_hijack.roles import assign_roles
 from mmcb.attacks.image_hijack.subjects import (
     Skipped,
@@ -35,11 +35,6 @@ from mmcb.models.preprocess import pixel_preprocessor
 from mmcb.records import Behavior
 from mmcb.runs import RunDir
 
-# A resumed run may be told these anew: they do not change what an attempt is.
-MAY_CHANGE = frozenset({"batch_size", "save_every", "num_behaviors", "target_models", "device"})
-# One picture depends on how many behaviors a step has, and on which there are.
-MAY_CHANGE_UNIVERSAL = MAY_CHANGE - {"batch_size", "num_behaviors"}
-
 _log = get_logger(__name__)
 
 
@@ -49,33 +44,23 @@ def run_image_hijack(config: ImageHijackConfig) -> Path:
     Raises:
         MmcbError: for anything that the user can put right.
     """
-    targets, behaviors_path = check_inputs(config)
+    settled, targets = check_inputs(config)
     behaviors = load_behaviors(
-        behaviors_path, needs_image=config.image_folder is None, limit=config.num_behaviors
+        targets.behaviors, needs_image=config.image_folder is None, limit=config.num_behaviors
     )
     if config.target == "string":
         update = {"target": config.target_string}
         behaviors = [behavior.model_copy(update=update) for behavior in behaviors]
     pairs = pair_with_images(
-        behaviors, behaviors_path=behaviors_path, image_folder=config.image_folder
+        behaviors, behaviors_path=targets.behaviors, image_folder=config.image_folder
     )
-    resolved = config.model_copy(
-        update={
-            "model": targets.model,
-            "adapter": "none" if targets.adapter is None else str(targets.adapter),
-            "behaviors": behaviors_path,
-        }
-    )
-    roles = assign_roles(resolved, behaviors) if config.universal else None
-    may_change = MAY_CHANGE_UNIVERSAL if config.universal else MAY_CHANGE
-    with start_run(
-        resolved, targets, behaviors_path, command=COMMAND, may_change=may_change, out=config.out
-    ) as run:
+    roles = assign_roles(settled, behaviors) if config.universal else None
+    with start_run(settled, targets) as run:
         loaded, subjects, num_skipped = prepare(
-            resolved, targets, pairs, run, count=1 if roles else None
+            settled, targets, pairs, run, count=1 if roles else None
         )
         layers = rerouted_layers(targets.adapter, targets.model)
-        bench = Bench(resolved, loaded, run.path, layers)
+        bench = Bench(settled, loaded, run.path, layers)
         if roles is not None:
             UniversalAttacker(bench, targets.labels, roles).attack(subjects[0])
         else:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from mmcb.attacks.image_hijack.config import COMMAND, ImageHijackConfig
+from mmcb.attacks.image_hijack.config import ImageHijackConfig
 from mmcb.attacks.targets import Targets, locate_targets
 from mmcb.errors import MmcbError
 
 
-def check_inputs(config: ImageHijackConfig) -> tuple[Targets, Path]:
-    """The targets and the file of behaviors, with every cheap check that can be made.
+def check_inputs(config: ImageHijackConfig) -> tuple[ImageHijackConfig, Targets]:
+    """The settings with model, adapter and behaviors found, after every cheap check of them.
 
     Raises:
         MmcbError: as `check_settings` and `locate_targets`.
     """
     check_settings(config)
-    return locate_targets(config, command=COMMAND, needs_images=True)
+    return locate_targets(config)
 
 
 def check_settings(config: ImageHijackConfig) -> None:

@@ -1,6 +1,6 @@
 """`python -m mmcb.attacks.steering`: find what the evaluation is to take out of the activations."""
 
-from mmcb.attacks.steering.config import COMMAND, SteeringConfig
+from mmcb.attacks.steering.config import SteeringConfig
 from mmcb.cli import run_command
 
 
@@ -18,7 +18,7 @@ def _run(config: SteeringConfig) -> None:
     from mmcb.attacks.targets import locate_targets
 
     # Before torch is imported, which takes seconds: a mistake is told at once.
-    locate_targets(config, command=COMMAND, needs_images=False)
+    locate_targets(config)
     from mmcb.attacks.steering.run import run_steering
 
     run_steering(config)

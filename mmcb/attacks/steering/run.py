@@ -20,13 +20,13 @@ from torch import Tensor
 from mmcb.attacks.bench import model_labelled, weights_of
 from mmcb.attacks.outputs import environment
 from mmcb.attacks.slotted import SlotRow, SlottedTargets
-from mmcb.attacks.start import start_run
-from mmcb.attacks.steering.config import COMMAND, SteeringConfig
-from mmcb.attacks.targets import Label, Targets, locate_targets
-from mmcb.attacks.textbench import TextSubject, check_takes_images, read_subjects
+from mmcb.attacks.steering.config import SteeringConfig
+from mmcb.attacks.targets import Label
+from mmcb.attacks.textbench import TextSubject
+from mmcb.attacks.textrun import TextRun, open_run
 from mmcb.errors import MmcbError
 from mmcb.log import get_logger
-from mmcb.models.loading import LoadedModel, load_model
+from mmcb.models.loading import LoadedModel
 from mmcb.records import Attempt, Scalar, Task
 from mmcb.store import (
     read_records,
@@ -49,33 +49,16 @@ def run_steering(config: SteeringConfig) -> Path:
     Raises:
         MmcbError: for anything that the user can put right.
     """
-    targets, behaviors = locate_targets(config, command=COMMAND, needs_images=False)
-    subjects = read_subjects(behaviors, limit=config.num_behaviors, images=config.images)
     harmless = _harmless(config)
-    # By a hash, so that neither part is a block of one category.
-    ordered = sorted(subjects, key=lambda one: record_id("steering", one.behavior.id))
-    count = min(len(ordered) - 1, max(1, round(config.fit_share * len(ordered))))
-    if count < 1:
-        raise MmcbError(f"{behaviors}: one behavior is too few", hint="two are the least")
-    adapter = "none" if targets.adapter is None else str(targets.adapter)
-    resolved = config.model_copy(
-        update={"model": targets.model, "adapter": adapter, "behaviors": behaviors}
-    )
-    may_change = frozenset({"batch_size", "device"})
-    with start_run(
-        resolved, targets, behaviors, command=COMMAND, may_change=may_change, out=config.out
-    ) as run:
-        loaded = load_model(
-            targets.model, adapter=targets.adapter, device=config.device, dtype=config.dtype
-        )
-        check_takes_images(loaded, subjects)
+    with open_run(config, least=2) as run:
+        # By a hash, so that neither part is a block of one category.
+        ordered = sorted(run.subjects, key=lambda one: record_id("steering", one.behavior.id))
+        count = min(len(ordered) - 1, max(1, round(config.fit_share * len(ordered))))
         fit = [SlotRow(one.behavior.prompt, "", one.image) for one in ordered[:count]]
         made = [
             attempt
-            for label in targets.labels
-            for attempt in _attempts(
-                resolved, targets, loaded, label, fit, harmless, ordered[count:], run.path
-            )
+            for label in run.targets.labels
+            for attempt in _attempts(run, label, fit, harmless, ordered[count:])
         ]
         replace_records(run.path / "attempts.jsonl", made)
         _log.info("wrote %s", run.path / "attempts.jsonl")
@@ -103,16 +86,14 @@ def _harmless(config: SteeringConfig) -> list[SlotRow]:
 
 
 def _attempts(
-    config: SteeringConfig,
-    targets: Targets,
-    loaded: LoadedModel,
+    run: TextRun[SteeringConfig],
     label: Label,
     harmful: Sequence[SlotRow],
     harmless: Sequence[SlotRow],
     subjects: Sequence[TextSubject],
-    run: Path,
 ) -> list[Attempt]:
     """Save the direction of one model, and make the attempts that run without it."""
+    config, loaded = run.config, run.loaded
     depth = len(loaded.decoder_layers)
     layer = config.layer or max(1, round(_DEPTH * depth))
     if layer > depth:
@@ -123,7 +104,7 @@ def _attempts(
             for rows in (harmful, harmless)
         ]
     direction = means[0] - means[1]
-    file = run / "directions" / f"{label}.safetensors"
+    file = run.path / "directions" / f"{label}.safetensors"
     write_atomic(file, save({"direction": direction.contiguous()}))
     settings: dict[str, Scalar] = {
         "layer": layer,
@@ -131,9 +112,9 @@ def _attempts(
         "num_harmless": len(harmless),
         "fit_share": config.fit_share,
     }
-    weights = weights_of(loaded, targets.adapter)[label]
-    lines = run / "attempts.jsonl"
-    adapter = str(targets.adapter) if label == "defended" else "none"
+    weights = weights_of(loaded, run.targets.adapter)[label]
+    lines = run.path / "attempts.jsonl"
+    adapter = run.targets.adapter_name if label == "defended" else "none"
     return [
         Attempt(
             id=one.attempt_id(ATTACK, weights, settings),
