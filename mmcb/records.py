@@ -1,7 +1,7 @@
 """The nouns of the pipeline: one JSON object a line, frozen, versioned, with where they came from.
 
 Image paths are POSIX paths relative to the folder of the JSONL file they stand in. The order of the
-fields is the file format: a change of either bumps `version`.
+fields is the file format: a change of either bumps `version`; a new field with a default does not.
 """
 
 from pathlib import PurePosixPath

@@ -68,6 +68,9 @@ class EvaluationConfig(Config):
     judge_engine: EngineConfig = EngineConfig()
     """What runs the judges that ask a model."""
 
+    perplexity: bool = False
+    """Also measure how probable the base model, loaded here, finds every answer to an attack."""
+
     limit: int | None = Field(default=None, ge=1)
     """Take only the first so many behaviors and items of each file: for a quick look."""
 

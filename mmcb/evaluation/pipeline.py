@@ -72,6 +72,8 @@ def evaluate(
         generate_missing(plan, generations_path=out / "generations.jsonl", make_generator=factory)
         judged = _judge(config, inputs, plan, out, make_judge or _judge_maker(config))
         results = summarize(judged, harm_judges=config.judges)
+        if config.perplexity:
+            results["perplexity"] = _perplexity(config, judged, plan, out)
         results["settings"] = _settings(config, inputs, plan, out, adapter)
         results["training"] = training_facts(training_run_of(adapter))
         write_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")
@@ -153,6 +155,21 @@ def _judge(
     current = current_verdict_ids(items, config.judges)
     verdicts = [v for v in read_records(path, Verdict) if v.id in current]
     return join(items, verdicts)
+
+
+def _perplexity(
+    config: EvaluationConfig, judged: Sequence[Judged], plan: Plan, out: Path
+) -> dict[str, Any]:
+    from mmcb.evaluation import perplexity
+
+    losses = perplexity.measure_missing(
+        [one.item for one in judged],
+        path=out / perplexity.FILE,
+        model=config.model,
+        weights=plan.fingerprints["base"],
+        batch_size=config.batch_size,
+    )
+    return perplexity.perplexity_table([(one.attack, one.item) for one in judged], losses)
 
 
 def current_verdict_ids(items: Sequence[Item], harm_judges: Sequence[str]) -> set[str]:
