@@ -1,15 +1,16 @@
 """Attempts from files that others made: test cases, translations, conversations.
 
-Formats: HarmBench's test cases (a JSON object, behavior id -> list of prompts; arXiv 2402.04249),
-JailbreakBench's artifacts (a JSON object with `jailbreaks`; arXiv 2404.01318), translations
-(behavior id -> language -> prompt), and scripts of several turns (a list of conversations with
-`{prompt}` where the request goes; what the assistant says in them is fixed).
+Formats: HarmBench's test cases (a JSON object, behavior id -> list of prompts, or of [picture,
+prompt]; arXiv 2402.04249), JailbreakBench's artifacts (a JSON object with `jailbreaks`; arXiv
+2404.01318), translations (behavior id -> language -> prompt), and scripts of several turns (a list
+of conversations with `{prompt}` where the request goes; what the assistant says in them is fixed).
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +21,34 @@ from mmcb.errors import MmcbError
 from mmcb.records import AttackName, Attempt, Behavior, Message, Scalar
 from mmcb.store import record_id, relative_image, resolve_image
 
-_Cases = TypeAdapter(dict[str, list[str | list[str]]])
+_Cases = TypeAdapter(dict[str, list[str | tuple[str, str]]])
 _Translations = TypeAdapter(dict[str, dict[str, str]])
 _Scripts = TypeAdapter(list[list[Message]])
 
 
-def read_cases(path: Path) -> dict[str, list[str]]:
-    """Prompts by behavior id, from HarmBench's test cases or a JailbreakBench artifact.
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One test case: what is asked and, where the attack made one, the picture shown with it."""
+
+    prompt: str
+    picture: Path | None = None
+
+
+def read_cases(path: Path) -> dict[str, list[Case]]:
+    """Test cases by behavior id, from HarmBench's files or a JailbreakBench artifact.
 
     Of an artifact, behaviors are known by their name (`behavior`), else by their number; those
-    for which no prompt was found are left out.
+    for which no prompt was found are left out. Pictures are looked for beside the file, then from
+    the working directory.
 
     Raises:
-        MmcbError: the file is missing or in neither format, or a case brings a picture.
+        MmcbError: the file is missing or in neither format, or a picture is not there.
     """
     data = _json(path)
     if isinstance(data, dict) and isinstance(data.get("jailbreaks"), list):
         return _artifact(path, data["jailbreaks"])
     cases = _validated(_Cases, data, path, "neither HarmBench's test cases nor an artifact")
-    found: dict[str, list[str]] = {}
-    for name, prompts in cases.items():
-        if any(isinstance(prompt, list) for prompt in prompts):
-            raise MmcbError(
-                f"{path}: the cases of {name} bring pictures",
-                hint="give behaviors with an image instead (docs/data-format.md)",
-            )
-        found[name] = [prompt for prompt in prompts if isinstance(prompt, str)]
-    return found
+    return {name: [_case(path, name, one) for one in made] for name, made in cases.items()}
 
 
 def read_translations(path: Path) -> dict[str, dict[str, str]]:
@@ -83,22 +85,27 @@ def read_scripts(path: Path) -> list[tuple[Message, ...]]:
 
 def case_attempts(
     behaviors: Sequence[Behavior],
-    cases: Mapping[str, Sequence[str]],
+    cases: Mapping[str, Sequence[Case]],
     *,
     name: str,
     model: str,
     behaviors_path: Path,
     attempts_path: Path,
 ) -> Iterator[Attempt]:
-    """An attempt per behavior and test case; `name` says which file they are from."""
+    """An attempt per behavior and test case, with its picture, else the behavior's own.
+
+    `name` says which file the cases are from.
+    """
     for behavior in behaviors:
-        for number, prompt in enumerate(cases.get(behavior.id, ())):
+        own = _image(behavior, behaviors_path, attempts_path)
+        for number, case in enumerate(cases.get(behavior.id, ())):
+            made = None if case.picture is None else relative_image(attempts_path, case.picture)
             yield _attempt(
                 behavior,
                 "static",
-                (Message(role="user", content=prompt),),
+                (Message(role="user", content=case.prompt),),
                 model=model,
-                image=_image(behavior, behaviors_path, attempts_path),
+                image=made or own,
                 settings={"cases": name, "case": number},
             )
 
@@ -193,14 +200,27 @@ def _image(behavior: Behavior, behaviors_path: Path, attempts_path: Path) -> str
     return relative_image(attempts_path, resolve_image(behaviors_path, behavior.image))
 
 
-def _artifact(path: Path, jailbreaks: Sequence[Any]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+def _case(path: Path, behavior: str, made: str | tuple[str, str]) -> Case:
+    if isinstance(made, str):
+        return Case(made)
+    picture, prompt = made
+    for file in (path.parent / picture, Path(picture)):
+        if file.is_file():
+            return Case(prompt, file)
+    raise MmcbError(
+        f"{path}: {behavior}: there is no picture {picture}",
+        hint=f"pictures are looked for from {path.parent} and from the working directory",
+    )
+
+
+def _artifact(path: Path, jailbreaks: Sequence[Any]) -> dict[str, list[Case]]:
+    found: dict[str, list[Case]] = {}
     for number, one in enumerate(jailbreaks):
         if not isinstance(one, dict) or "prompt" not in one:
             raise MmcbError(f"{path}: jailbreak {number} of the artifact has no prompt")
         if one["prompt"] is not None:
             name = str(one.get("behavior") or one.get("index", number))
-            found.setdefault(name, []).append(str(one["prompt"]))
+            found.setdefault(name, []).append(Case(str(one["prompt"])))
     return found
 
 

@@ -43,8 +43,9 @@ class EvaluationConfig(Config):
     """Attacks made from words alone, on every behavior."""
 
     cases: tuple[Path, ...] = ()
-    """Test cases made by others: HarmBench's JSON (behavior id -> prompts) or JailbreakBench's
-    artifacts, whose behaviors have the ids of --behaviors and --text-behaviors."""
+    """Test cases made by others: HarmBench's JSON (behavior id -> prompts, or pairs of a picture
+    and a prompt) or JailbreakBench's artifacts, whose behaviors have the ids of --behaviors and
+    --text-behaviors."""
 
     translations: Path | None = None
     """Translated requests: a JSON object, behavior id -> language -> prompt."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmcb.attacks.static import (
+    Case,
     case_attempts,
     multi_turn_attempts,
     read_cases,
@@ -56,6 +57,17 @@ def test_harmbench_cases_become_attempts_with_the_behaviors_own_picture(tmp_path
     assert len({one.id for one in [*made, *defended]}) == 6
 
 
+def test_a_case_brings_its_own_picture(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/hijack.png").write_bytes(b"a picture")
+    cases = read_cases(write(tmp_path, {"b1": [["images/hijack.png", "one"], "two"]}))
+    made = list(case_attempts(BEHAVIORS, cases, name="x", model="base", **where(tmp_path)))
+    assert [(one.prompt, one.image) for one in made] == [
+        ("one", "../images/hijack.png"),
+        ("two", "../in/pictures/1.png"),
+    ]
+
+
 def test_jailbreakbench_artifacts_are_known_by_name_or_number(tmp_path: Path) -> None:
     jailbreaks = [
         {"index": 0, "behavior": "b0", "goal": "g", "prompt": "zorch now"},
@@ -63,7 +75,10 @@ def test_jailbreakbench_artifacts_are_known_by_name_or_number(tmp_path: Path) ->
         {"index": 7, "goal": "g", "prompt": "by number"},
     ]
     data = {"parameters": {}, "jailbreaks": jailbreaks}
-    assert read_cases(write(tmp_path, data)) == {"b0": ["zorch now"], "7": ["by number"]}
+    assert read_cases(write(tmp_path, data)) == {
+        "b0": [Case("zorch now")],
+        "7": [Case("by number")],
+    }
 
 
 def test_translations_and_conversations(tmp_path: Path) -> None:
@@ -85,7 +100,7 @@ def test_translations_and_conversations(tmp_path: Path) -> None:
 
 
 def test_samples_are_attempts_of_their_own(tmp_path: Path) -> None:
-    cases = {"b0": ["one"]}
+    cases = {"b0": [Case("one")]}
     made = list(case_attempts(BEHAVIORS, cases, name="x", model="base", **where(tmp_path)))
     many = list(repeated(made, 3))
     assert len({one.id for one in many}) == 3
@@ -98,7 +113,8 @@ def test_samples_are_attempts_of_their_own(tmp_path: Path) -> None:
     ("read", "data", "words"),
     [
         (read_cases, ["one"], "neither HarmBench's"),
-        (read_cases, {"b0": [["picture.png", "text"]]}, "bring pictures"),
+        (read_cases, {"b0": [["picture.png", "text"]]}, "b0: there is no picture picture.png"),
+        (read_cases, {"b0": [["a.png", "text", "more"]]}, "neither HarmBench's"),
         (read_cases, {"jailbreaks": [{"goal": "g"}]}, "jailbreak 0 .* has no prompt"),
         (read_translations, {"b0": "text"}, "at b0"),
         (read_scripts, [[{"role": "user", "content": "no place"}]], "conversation 1 has no"),

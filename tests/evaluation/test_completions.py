@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+from mmcb.attacks.static import read_cases
 from mmcb.evaluation.completions import write_harmbench
 from mmcb.evaluation.summarize import Judged
 from mmcb.evaluation.verdicts import Item
@@ -68,6 +69,10 @@ def test_answers_are_laid_out_as_harmbench_has_them(tmp_path: Path) -> None:
     [[picture, prompt]] = json.loads(path.read_text())["flim"]
     assert (path.parent / picture).resolve() == image
     assert prompt == "how do i flim ?"
+    [case] = read_cases(path)["flim"]
+    assert case.prompt == prompt
+    assert case.picture is not None
+    assert case.picture.resolve() == image
     assert sorted(folder.name for folder in out.iterdir()) == [
         "DirectRequest",
         "MultiModalPGD",
