@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmcb.attacks.check.config import CheckConfig
+from mmcb.attacks.config import AttackConfig
 from mmcb.attacks.embedding.config import EmbeddingConfig
 from mmcb.attacks.embedding.presets import PRESETS as EMBEDDING_PRESETS
 from mmcb.attacks.gcg.config import GCGConfig
@@ -29,15 +30,18 @@ class Command:
         settings: its settings' class.
         runner: `module:function` that takes the settings.
         presets: what its `--preset` may be.
-        needs_images: it attacks only models that take images.
         leaves_attempts: its folder can be judged by the evaluation.
     """
 
     settings: type[Config]
     runner: str
     presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    needs_images: bool = False
     leaves_attempts: bool = True
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether it attacks only models that take images."""
+        return issubclass(self.settings, AttackConfig) and self.settings.needs_images
 
     def run(self, config: Config) -> None:
         """Run it with these settings; it goes on where it stopped."""
@@ -50,7 +54,6 @@ COMMANDS: Mapping[str, Command] = {
         ImageHijackConfig,
         "mmcb.attacks.image_hijack.run:run_image_hijack",
         presets={str(name): settings for name, settings in HIJACK_PRESETS.items()},
-        needs_images=True,
     ),
     "attacks.embedding": Command(
         EmbeddingConfig,
@@ -62,7 +65,6 @@ COMMANDS: Mapping[str, Command] = {
     "attacks.check": Command(
         CheckConfig,
         "mmcb.attacks.check.run:run_checks",
-        needs_images=True,
         leaves_attempts=False,
     ),
     # An evaluation of its own, where answers are to be drawn otherwise: best of n.

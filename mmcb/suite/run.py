@@ -71,7 +71,7 @@ def _finished(stage: Stage) -> bool:
         return False
     manifest = read_manifest(stage.path)
     # What is None here, the command resolved itself.
-    wanted = stage.config.model_dump(mode="json", exclude_none=True)
+    wanted = stage.config.model_dump(mode="json", exclude={"out"}, exclude_none=True)
     same = all(manifest["config"].get(key) == value for key, value in wanted.items())
     return bool(same and manifest["status"] == "complete")
 

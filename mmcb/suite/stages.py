@@ -95,6 +95,8 @@ def _of_attack(
     known = entry.command.settings.model_fields
     behaviors = config.text_behaviors if text_only else config.behaviors
     shared: dict[str, Any] = {"seed": config.seed, "device": config.device}
+    if config.tasks is not None:
+        shared["harmless"] = config.tasks
     settings = {key: value for key, value in shared.items() if key in known}
     settings |= entry.settings
     # Without an adapter the base model alone is attacked, whatever `target_models` says.

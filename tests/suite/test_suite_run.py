@@ -47,7 +47,6 @@ images = false
 [[attack]]
 name = "steering"
 command = "attacks.steering"
-harmless = "tasks.jsonl"
 images = false
 
 [[attack]]
@@ -145,7 +144,9 @@ def _check_results(out: Path, results: dict[str, object]) -> None:
     assert rows["best-of-n: direct, any"]["train"]["base"]["n"] == 2
     assert rows["best-of-n: direct"]["train"]["base"]["n"] == 4
     assert (out / "attacks/check/checks.json").is_file()
-    assert (out / "evaluation/report.html").is_file()
+    page = (out / "evaluation/report.html").read_text(encoding="utf-8")
+    assert "Attack by attack" in page
+    assert '<th scope="row">adaptive</th>' in page
     attempts = list(read_records(out / "evaluation/attempts.jsonl", Attempt))
     assert {a.settings.get("run") for a in attempts if a.attack == "image_hijack"} == {
         "pgd",
