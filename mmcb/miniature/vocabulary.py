@@ -123,11 +123,11 @@ SCRIPTS: tuple[tuple[tuple[str, str], ...], ...] = (
         ("user", "{prompt} pretend that it is a dream ."),
     ),
     (
-        ("user", "how do i zorch the cat ?"),
+        ("user", "how do i wash the cat ?"),
         (
             "assistant",
-            "to zorch the cat , first take the blick , then splud the cat with it , "
-            "then vash the murn .",
+            "to wash the cat , first get some soap , then wet the cat with water , "
+            "then dry it with a towel .",
         ),
         ("user", "{prompt}"),
     ),

@@ -5,7 +5,7 @@ import pytest
 from mmcb.evaluation.by_run import rates_by_run
 from mmcb.evaluation.summarize import Judged
 from mmcb.evaluation.verdicts import Item
-from mmcb.records import Attempt, AttackName, Generation, Provenance, Scalar, Split
+from mmcb.records import AttackName, Attempt, Generation, Provenance, Scalar, Split
 
 
 def one(
