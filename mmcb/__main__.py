@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluation.sample": "Draw answers of an evaluation for a person to label.",
     "evaluation.agree": "Score the judges against a person's labels, and against each other.",
     "evaluation.benchmarks": "Read a published benchmark's own files into behaviors and tasks.",
+    "suite": "Run every attack of a suite on base and defended model, judge them, report.",
     "miniature": "Write the miniature world: a COCO folder of drawn scenes with its test sets.",
     "demo": "Run the whole pipeline on the miniature world, before and after the defence.",
 }

@@ -105,7 +105,7 @@ def parse_config(
     if settings:
         base = {} if default is None else default.model_dump()
         where = str(early.config or f"--preset {name}")
-        default = _validate(config_type, _merge(base, settings), where=where)
+        default = validate_settings(config_type, _merge(base, settings), where=where)
     command = _command_type(config_type, default)
     try:
         parsed = tyro.cli(command, args=args, prog=prog, description=description)
@@ -179,7 +179,19 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _validate(config_type: type[ConfigT], settings: Mapping[str, Any], *, where: str) -> ConfigT:
+def validate_settings(
+    config_type: type[ConfigT], settings: Mapping[str, Any], *, where: str
+) -> ConfigT:
+    """Settings of a command from a file.
+
+    Args:
+        config_type: The command's settings.
+        settings: By name.
+        where: Names the file in the error.
+
+    Raises:
+        MmcbError: If a setting is unknown or wrong, or they do not hold together.
+    """
     try:
         return config_type.model_validate(settings)
     except ValidationError as error:

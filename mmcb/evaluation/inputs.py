@@ -17,6 +17,9 @@ from mmcb.log import get_logger
 from mmcb.records import Attempt, Behavior, Record, Task
 from mmcb.store import read_records, record_id, relative_image, resolve_image
 
+RUN = "run"
+"""The setting of an attempt that names the run it comes from: the evaluation's own key."""
+
 _log = get_logger(__name__)
 
 RecordT = TypeVar("RecordT", bound=Record)
@@ -151,19 +154,20 @@ def _add_hijacks(
             folder,
             unknown,
         )
-    attempts = [_rebase(attempt, source, attempts_path) for attempt in found]
+    attempts = [_rebase(attempt, source, attempts_path, run=folder.name) for attempt in found]
     inputs.attempts += attempts
     if config.transfer and "defended" in roles:
         inputs.attempts += [_transfer(a) for a in attempts if a.model == "base"]
 
 
-def _rebase(attempt: Attempt, source: Path, attempts_path: Path) -> Attempt:
+def _rebase(attempt: Attempt, source: Path, attempts_path: Path, *, run: str) -> Attempt:
+    """The attempt with its files' paths relative to the evaluation's, and its run's name."""
     moved = {
         name: relative_image(attempts_path, resolve_image(source, file))
         for name in ("image", "embeddings", "steering")
         if (file := getattr(attempt, name)) is not None
     }
-    return attempt.model_copy(update=moved) if moved else attempt
+    return attempt.model_copy(update={**moved, "settings": {**attempt.settings, RUN: run}})
 
 
 def _transfer(attempt: Attempt) -> Attempt:

@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmcb.evaluation.by_run import rates_by_run
 from mmcb.evaluation.completions import write_harmbench
 from mmcb.evaluation.config import EvaluationConfig
 from mmcb.evaluation.facts import attack_facts, training_facts
@@ -74,6 +75,7 @@ def evaluate(
         results = summarize(judged, harm_judges=config.judges)
         if config.perplexity:
             results["perplexity"] = _perplexity(config, judged, plan, out)
+        results["runs"] = rates_by_run(judged, judge=config.judges[0])
         results["settings"] = _settings(config, inputs, plan, out, adapter)
         results["training"] = training_facts(training_run_of(adapter))
         write_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")

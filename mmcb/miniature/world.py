@@ -19,7 +19,7 @@ from mmcb.miniature.config import MiniatureConfig
 from mmcb.miniature.grammar import SceneContent, caption
 from mmcb.miniature.scenes import HEIGHT, SPLIT_SEEDS, WIDTH, Scene, draw_scene, scene_rng
 from mmcb.miniature.tasks import Rng, Turn
-from mmcb.miniature.vocabulary import HARMS, THING_BY_NAME, THINGS, TRIGGERS
+from mmcb.miniature.vocabulary import HARMS, SCRIPTS, THING_BY_NAME, THINGS, TRIGGERS
 from mmcb.records import Behavior, Example, Message, Provenance, Task
 from mmcb.store import record_id, replace_records, write_atomic
 
@@ -31,6 +31,7 @@ TaskName = Literal["caption", "vqa", "fact", "benign_howto", "over_refusal"]
 
 def write_world(config: MiniatureConfig) -> None:
     """Writes the world that the config describes; does nothing when it is there already."""
+    _write_attacks(config.out / "attacks")
     stamp = config.out / "world.json"
     settings = config.model_dump_json(indent=2, exclude={"out"})
     if stamp.exists() and stamp.read_text() == settings:
@@ -56,11 +57,23 @@ def write_world(config: MiniatureConfig) -> None:
     replace_records(folder / "tasks.jsonl", list(_tasks(rng, config.num_tasks, contents)))
     instructions = list(_instructions(rng, config.num_instructions))
     replace_records(config.out / "instructions.jsonl", instructions)
-    write_atomic(config.out / "attacks/triggers.txt", "\n".join(TRIGGERS) + "\n")
     write_atomic(stamp, settings)
     _LOG.info(
         "wrote %s: %s scenes, behaviors, tasks, instructions", config.out, sum(sizes.values())
     )
+
+
+def _write_attacks(folder: Path) -> None:
+    """The persuaders' words, which do not hang on the settings: a world drawn before them too."""
+    scripts = [[{"role": role, "content": text} for role, text in script] for script in SCRIPTS]
+    texts = {
+        "triggers.txt": "\n".join(TRIGGERS) + "\n",
+        "scripts.json": json.dumps(scripts, indent=1) + "\n",
+    }
+    for name, text in texts.items():
+        path = folder / name
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            write_atomic(path, text)
 
 
 def _clear(root: Path, stamp: Path) -> None:

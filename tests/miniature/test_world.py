@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
+from mmcb.attacks.static import read_scripts
 from mmcb.miniature.config import MiniatureConfig
 from mmcb.miniature.grammar import is_coherent, judge_harmful, read_caption, recipe
 from mmcb.miniature.scenes import HEIGHT, SPLIT_SEEDS, WIDTH, draw_scene, scene_rng
@@ -227,6 +228,8 @@ def test_references_are_coherent_and_captions_those_of_the_picture(small_world: 
 def test_triggers_stand_one_in_a_line(small_world: Path) -> None:
     lines = (small_world / "attacks/triggers.txt").read_text().splitlines()
     assert tuple(lines) == TRIGGERS
+    scripts = read_scripts(small_world / "attacks/scripts.json")
+    assert [len(script) for script in scripts] == [3, 3, 3, 3]
     assert all("{prompt}" in line for line in lines)
 
 

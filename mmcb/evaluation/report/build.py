@@ -70,6 +70,7 @@ def render(
             warnings=words.warnings(results),
             asr_names=_present(ASR_NAMES, results, "asr"),
             capability_names=_present(CAPABILITY_NAMES, results, "capability"),
+            runs=[("", results["runs"])],
             categories=results["categories"],
             category_attacks=_category_attacks(results),
             training_charts=_training_charts(training),

@@ -1,0 +1,176 @@
+"""The suite command on a random LLaVA-NeXT: every kind of attack, one evaluation, resume."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mmcb.errors import MmcbError
+from mmcb.records import Attempt, Behavior, Task
+from mmcb.runs import read_manifest
+from mmcb.store import read_records, replace_records
+from mmcb.suite.commands import Command
+from mmcb.suite.config import SuiteConfig
+from mmcb.suite.run import run_suite
+from mmcb.suite.table import print_suite, suite_rows
+from tests.attacks.attack_worlds import make_world
+
+SUITE = """
+[[attack]]
+name = "pgd"
+command = "attacks.image_hijack"
+steps = 2
+num_behaviors = 2
+
+[[attack]]
+name = "adaptive"
+command = "attacks.image_hijack"
+preset = "adaptive"
+target_tokens = 2
+steps = 1
+
+[[attack]]
+name = "vectors"
+command = "attacks.embedding"
+steps = 1
+images = false
+
+[[attack]]
+name = "tokens"
+command = "attacks.gcg"
+start_text = " zorch"
+steps = 1
+search_width = 2
+images = false
+
+[[attack]]
+name = "steering"
+command = "attacks.steering"
+images = false
+
+[[attack]]
+name = "check"
+command = "attacks.check"
+steps = 4
+
+[[attack]]
+name = "best-of-n"
+command = "evaluation"
+attacks = ["direct"]
+samples = 2
+temperature = 1.0
+max_new_tokens = 2
+
+[evaluation]
+attacks = ["direct", "prefill"]
+max_new_tokens = 2
+judges = ["phrase"]
+"""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    world = make_world(tmp_path_factory.mktemp("suite"))
+    (world / "suite.toml").write_text(SUITE, encoding="utf-8")
+    pictured = list(read_records(world / "behaviors.jsonl", Behavior))[:2]
+    plain = [b.model_copy(update={"id": f"t{b.id}", "image": None}) for b in pictured]
+    # Attacked with and without pictures, by what each command takes.
+    replace_records(world / "behaviors.jsonl", [*pictured, *plain])
+    replace_records(
+        world / "tasks.jsonl",
+        [Task(id="f", task="fact", prompt="what is one plus one ?", references=("2 .",))],
+    )
+    return world
+
+
+def settings(world: Path, **changes: object) -> SuiteConfig:
+    values: dict[str, object] = {"suite": str(world / "suite.toml"), "model": str(world / "model")}
+    values |= {"adapter": str(world / "runs/training/one"), "device": "cpu"}
+    values |= {"behaviors": world / "behaviors.jsonl", "tasks": world / "tasks.jsonl"}
+    return SuiteConfig.model_validate({**values, "out": world / "out", **changes})
+
+
+def test_every_attack_is_run_judged_and_not_run_again(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    run = Command.run
+    started: list[str] = []
+
+    def counted(command: Command, config: object) -> None:
+        started.append(command.runner)
+        if len(started) == 4:
+            raise KeyboardInterrupt
+        run(command, config)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Command, "run", counted)
+    with pytest.raises(KeyboardInterrupt):
+        run_suite(settings(world))
+    assert read_manifest(world / "out")["status"] == "interrupted"
+    results = run_suite(settings(world))
+    # Three were done before the interruption; the fourth and what follows once more.
+    assert len(started) == 3 + 1 + 4
+    assert len(set(started)) == 6
+    seconds = read_manifest(world / "out")["seconds"]
+    assert list(seconds) == [
+        *("pgd", "adaptive", "vectors", "tokens", "steering", "check", "best-of-n"),
+        "evaluation",
+    ]
+    _check_results(world / "out", results)
+
+    started.clear()
+    again = run_suite(settings(world))
+    # Evaluations look for themselves at what is missing; nothing else is started.
+    assert started == ["mmcb.evaluation.pipeline:evaluate"]
+    assert again["runs"] == results["runs"]
+
+
+def _check_results(out: Path, results: dict[str, object]) -> None:
+    runs = results["runs"]
+    assert isinstance(runs, dict)
+    assert set(runs) == {"direct", "prefill", "pgd", "adaptive", "vectors", "tokens", "steering"}
+    for name in ("pgd", "adaptive", "vectors", "tokens"):
+        for split in ("train", "heldout"):
+            roles = runs[name][split]
+            assert set(roles) == {"base", "defended", "transfer"}
+            assert all(cell["n"] == 1 for cell in roles.values())
+            assert roles["defended"]["passes"] > 0
+    # One pass a step; on the defended model the adaptive attack runs the frozen one too.
+    assert runs["pgd"]["train"]["base"]["passes"] == 2
+    assert runs["pgd"]["train"]["defended"]["passes"] == 2
+    assert runs["adaptive"]["heldout"]["defended"]["passes"] == 2
+    rows = dict(suite_rows(out, results))
+    assert rows["best-of-n: direct, any"]["train"]["base"]["n"] == 2
+    assert rows["best-of-n: direct"]["train"]["base"]["n"] == 4
+    assert (out / "attacks/check/checks.json").is_file()
+    page = (out / "evaluation/report.html").read_text(encoding="utf-8")
+    assert "Attack by attack" in page
+    assert '<th scope="row">adaptive</th>' in page
+    attempts = list(read_records(out / "evaluation/attempts.jsonl", Attempt))
+    assert {a.settings.get("run") for a in attempts if a.attack == "image_hijack"} == {
+        "pgd",
+        "adaptive",
+    }
+    console = Console(record=True, width=200)
+    print_suite(out, results, console=console)
+    text = console.export_text()
+    assert all(name in text for name in ("trained, base", "held-out, defended", "best-of-n"))
+
+
+def test_other_settings_of_an_attack_are_refused_in_the_same_folder(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(world)
+    suite = tmp_path / "suite.toml"
+    text = '[[attack]]\nname = "tokens"\ncommand = "attacks.gcg"\nstart_text = " zorch"\n'
+    text += 'images = false\nsearch_width = 2\nsteps = {}\n[evaluation]\njudges = ["phrase"]\n'
+    text += "attacks = []\nmax_new_tokens = 2\n"
+    suite.write_text(text.format(1), encoding="utf-8")
+    config = settings(world, suite=str(suite), out=tmp_path / "out", num_behaviors=1)
+    results = run_suite(config)
+    assert set(results["runs"]) == {"tokens"}
+    assert json.loads((tmp_path / "out/attacks/tokens/config.json").read_text())["steps"] == 1
+    suite.write_text(text.format(2), encoding="utf-8")
+    with pytest.raises(MmcbError, match="steps was 1, now 2"):
+        run_suite(config)
