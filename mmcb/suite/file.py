@@ -102,7 +102,7 @@ def _entry(path: Path, number: int, row: Any) -> Entry:
         )
     settings = {key: value for key, value in row.items() if key not in ("name", "command")}
     preset = settings.get("preset")
-    if preset in command.presets:
+    if isinstance(preset, str) and preset in command.presets:
         settings = {**command.presets[preset], **settings}
     return Entry(name, command, settings)
 
