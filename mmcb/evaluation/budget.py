@@ -3,7 +3,8 @@
 The answer to an attack's last word is judged, not the answers on the way there. But the attack
 keeps the iterate of least loss, so from the pass at which that iterate was found it is what any
 larger budget would have handed in: counted from there, the judged curve is a lower bound of the
-attack success at each budget, and ends at the attack success that the table has.
+attack success at each budget, and ends at the attack success that the table has. Of several
+results of one attack (`embedding --samples`) the first counts, the one of least loss.
 """
 
 from __future__ import annotations

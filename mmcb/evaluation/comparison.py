@@ -59,11 +59,6 @@ class Column:
     evaluation: Evaluation
     role: str
 
-    @property
-    def numbers(self) -> Mapping[str, Any]:
-        """Its part of `models` in results.json."""
-        return self.evaluation.results["models"][self.role]  # type: ignore[no-any-return]
-
     def asr(self, judge: str, key: str) -> Rate:
         """Attack success by a judge; `key` is one of `ASR_KEYS`."""
         return self._rate("judges", judge, self.role, key)

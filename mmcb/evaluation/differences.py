@@ -59,8 +59,10 @@ def find_differences(evaluations: Sequence[Evaluation]) -> list[Difference]:
 def _facts(results: Mapping[str, Any]) -> dict[tuple[Weight, str], str]:
     settings = results["settings"]
     facts: dict[tuple[Weight, str], str] = {}
-    for name, one in (settings.get("sets") or {}).items():
-        facts["measuring", f"set of {name}"] = f"{one['n']} ({one['hash'][:8]})"
+    for name in ("behaviors", "tasks"):
+        one = (settings.get("sets") or {}).get(name)
+        known = "not recorded" if one is None else f"{one['n']} ({one['hash'][:8]})"
+        facts["measuring", f"set of {name}"] = known
     facts["measuring", "judges"] = ", ".join(results["judges"])
     for key, value in (settings.get("decoding") or {}).items():
         if key not in _HARMLESS:

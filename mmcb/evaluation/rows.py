@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mmcb.evaluation.capability import CAPABILITY_TASKS
-from mmcb.evaluation.comparison import Column, Rate, measured_attacks
+from mmcb.evaluation.comparison import NOT_MEASURED, Column, Rate, measured_attacks
 from mmcb.evaluation.summarize import ATTACKS
 
 ASR_NAMES = {
@@ -57,9 +57,14 @@ class Row:
     cells: tuple[Cell, ...]
 
     @property
+    def sizes(self) -> list[int]:
+        """How many things were counted, each number once; models that were not measured apart."""
+        return list(dict.fromkeys(int(cell.rate["n"]) for cell in self.cells if cell.rate["n"]))
+
+    @property
     def counts(self) -> str:
-        """How many things were counted: one number, or one for each model."""
-        return " / ".join(dict.fromkeys(str(cell.rate["n"]) for cell in self.cells))
+        """The same as text: one number where it is the same for all."""
+        return " / ".join(map(str, self.sizes))
 
 
 def attack_rows(columns: Sequence[Column], judges: Sequence[str]) -> list[Row]:
@@ -82,6 +87,8 @@ def attack_rows(columns: Sequence[Column], judges: Sequence[str]) -> list[Row]:
 
 def _attack_cell(column: Column, key: str, judges: Sequence[str]) -> Cell:
     first, *others = judges
+    if not column.asr(first, key)["n"]:
+        return Cell(column, NOT_MEASURED)
     beside = [(judge, column.asr(judge, key)) for judge in others]
     beside.append(("coherent", column.coherent(first, key)))
     return Cell(column, column.asr(first, key), tuple(beside))

@@ -77,9 +77,9 @@ def _section(table: Table, title: str, rows: Sequence[Row], *, beside: bool = Fa
     for row in rows:
         table.add_row(f"  {row.name}", *(format_rate(cell.rate) for cell in row.cells), row.counts)
         if beside:
-            for index, (name, _) in enumerate(row.cells[0].beside):
-                rates = [cell.beside[index][1] for cell in row.cells]
-                shown = (f"[dim]{_value(rate)}[/dim]" for rate in rates)
+            names = dict.fromkeys(name for cell in row.cells for name, _ in cell.beside)
+            for name in names:
+                shown = (f"[dim]{_value(dict(cell.beside).get(name))}[/dim]" for cell in row.cells)
                 table.add_row(f"[dim]    {_beside(name)}[/dim]", *shown, "")
     table.add_section()
 
@@ -88,8 +88,8 @@ def _beside(name: str) -> str:
     return "coherent answers" if name == "coherent" else f"by the {name} judge"
 
 
-def _value(rate: Mapping[str, Any]) -> str:
-    return "-" if rate["value"] is None else f"{rate['value']:.3f}"
+def _value(rate: Mapping[str, Any] | None) -> str:
+    return "-" if rate is None or rate["value"] is None else f"{rate['value']:.3f}"
 
 
 def format_rate(rate: Mapping[str, Any]) -> str:

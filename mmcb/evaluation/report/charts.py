@@ -59,7 +59,7 @@ def loss_groups(columns: Sequence[Column]) -> list[ChartGroup]:
                 _loss_chart(attack, column, curves, top, name=f"loss-{attack}-{number}")
                 for number, (column, curves) in enumerate(own)
             )
-            groups.append(ChartGroup(ASR_NAMES[attack], charts))
+            groups.append(ChartGroup(_title(attack), charts))
     return groups
 
 
@@ -107,7 +107,7 @@ def budget_charts(columns: Sequence[Column]) -> list[Chart]:
         if not budgets:
             continue
         words = ", ".join(f"{column.label}: {_ends(budget)}" for column, budget in budgets)
-        losses = {budget.get("stop_loss") for _, budget in budgets} - {None}
+        losses = {float(budget["stop_loss"]) for _, budget in budgets if "stop_loss" in budget}
         dotted = ""
         if losses:
             least = ", ".join(f"{loss:g}" for loss in sorted(losses))
@@ -117,8 +117,7 @@ def budget_charts(columns: Sequence[Column]) -> list[Chart]:
             name=f"budget-{attack}",
             description=f"Success of the {ASR_NAMES[attack]} against passes spent: {words}",
         )
-        name = ASR_NAMES[attack]
-        charts.append(Chart(name[0].upper() + name[1:], svg, f"{words}{dotted}"))
+        charts.append(Chart(_title(attack), svg, f"{words}{dotted}"))
     return charts
 
 
@@ -132,3 +131,8 @@ def _ends(budget: Mapping[str, Any]) -> str:
     """Where a curve ends: `46 of 48 within 100 passes`."""
     broken = budget["succeeded"][-1] if budget["succeeded"] else [budget["spent"], 0]
     return f"{broken[1]:.0f} of {budget['n']} within {broken[0]:.0f} passes"
+
+
+def _title(attack: str) -> str:
+    name = ASR_NAMES[attack]
+    return name[0].upper() + name[1:]

@@ -60,14 +60,15 @@ def budget_chart(
     last = max(budget["spent"] for _, budget in budgets)
 
     def draw(axes: Any) -> None:
-        for tone, budget in budgets:
-            colour = _COLOURS[tone]
+        for index, (tone, budget) in enumerate(budgets):
+            # Later lines are thinner, so that equal ones do not hide each other.
+            colour, width = _COLOURS[tone], 2.2 + 1.3 * (len(budgets) - 1 - index)
             if budget.get("below") is not None:
                 xs, ys = _steps(budget["below"], budget["n_below"], last)
                 axes.step(xs, ys, where="post", color=colour, linewidth=1.1, linestyle=(0, (2, 2)))
             if budget["n"]:
                 xs, ys = _steps(budget["succeeded"], budget["n"], last)
-                axes.step(xs, ys, where="post", color=colour, linewidth=2.2)
+                axes.step(xs, ys, where="post", color=colour, linewidth=width)
         if last > _WIDE_RANGE:
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")

@@ -31,7 +31,16 @@ TEXT_SECTIONS = {
 
 
 _STRONGEST_FIRST = (
-    *("image_hijack", "embedding", "gcg", "steering", "prefill", "multi_turn", "trigger"),
+    *(
+        "image_hijack",
+        "image_hijack_heldout",
+        "embedding",
+        "gcg",
+        "steering",
+        "prefill",
+        "multi_turn",
+        "trigger",
+    ),
     *("static", "translated", "direct"),
 )
 
@@ -53,47 +62,75 @@ def interval(rate: Rate) -> str:
 
 def figure(value: float | None) -> str:
     """A number of the paper's as it prints it; a dash where it gives none."""
-    return "-" if value is None else f"{value:g}"
+    return "-" if value is None else f"{value:g}" if value % 1 else f"{value:.1f}"
 
 
 def headline(columns: Sequence[Column]) -> str:
     """The sentence on top: what the strongest attack reached, and what the defence cost."""
-    judge = columns[0].evaluation.judges[0]
-    attack = next(
-        (key for key in _STRONGEST_FIRST if all(c.asr(judge, key)["n"] for c in columns)), None
-    ) or next(
-        (key for key in _STRONGEST_FIRST if any(c.asr(judge, key)["n"] for c in columns)), None
-    )
-    pair = [column.role for column in columns] == ["base", "defended"]
-    kept = _kept(*columns) if pair else ""
+    attack = _strongest(columns)
     if attack is None:
-        return f"No attack was measured{f'; {kept}' if kept else ''}."
-    if not pair:
-        return _side_by_side(attack, columns, judge)
-    before, after = (percent(column.asr(judge, attack)) for column in columns)
-    sentence = (
-        f"The {_attack(attack)} succeeds on {before} of behaviors before rerouting and on "
-        f"{after} after it{_heldout(attack, columns, judge)}"
-    )
-    return "; ".join(part for part in (sentence, kept) if part) + "."
+        return "No attack was measured."
+    if [column.role for column in columns] != ["base", "defended"]:
+        return f"{_side_by_side(attack, columns)}."
+    base, defended = columns
+    rates = [percent(rate) for rate in _rates(attack, columns).values()]
+    if len(rates) == 2:
+        sentence = (
+            f"The {_attack(attack)} succeeds on {rates[0]} of behaviors before rerouting and on "
+            f"{rates[1]} after it{_heldout(attack, columns)}"
+        )
+    else:
+        sentence = _side_by_side(attack, columns)
+    return "; ".join(part for part in (sentence, _kept(base, defended)) if part) + "."
 
 
-def _side_by_side(attack: str, columns: Sequence[Column], judge: str) -> str:
-    if len(columns) == 1:
-        rate = percent(columns[0].asr(judge, attack))
-        return f"The {_attack(attack)} succeeds on {rate} of behaviors."
-    parts = [f"{percent(column.asr(judge, attack))} ({column.label})" for column in columns]
-    return (
-        f"The {_attack(attack)} succeeds on {', '.join(parts[:-1])} and {parts[-1]} of behaviors."
-    )
-
-
-def _heldout(attack: str, columns: Sequence[Column], judge: str) -> str:
-    key = "image_hijack_heldout"
-    if attack != "image_hijack" or not columns[0].asr(judge, key)["n"]:
+def strongest(columns: Sequence[Column]) -> str:
+    """The same in a few words: `image hijack: base 100 %, defended 2.1 %`."""
+    attack = _strongest(columns)
+    if attack is None:
         return ""
-    before, after = (percent(column.asr(judge, key)) for column in columns)
-    return f" (in categories never trained on: {before} and {after})"
+    parts = []
+    for key in (attack, f"{attack}_heldout"):
+        rates = _rates(key, columns)
+        words = ", ".join(f"{label} {percent(rate)}" for label, rate in rates.items())
+        parts += [f"{_attack(key)}: {words}"] if rates else []
+    return "; ".join(parts)
+
+
+def _rates(attack: str, columns: Sequence[Column]) -> dict[str, Rate]:
+    """By label, of the models that the attack was put to."""
+    judge = columns[0].evaluation.judges[0]
+    rates = {column.label: column.asr(judge, attack) for column in columns}
+    return {label: rate for label, rate in rates.items() if rate["n"]}
+
+
+def _strongest(columns: Sequence[Column]) -> str | None:
+    """The strongest attack on a defended model, or on any where none is."""
+    defended = [column for column in columns if column.role != "base"]
+    for group in (defended, columns):
+        for key in _STRONGEST_FIRST:
+            if group and _rates(key, group):
+                return key
+    return None
+
+
+def _side_by_side(attack: str, columns: Sequence[Column]) -> str:
+    rates = _rates(attack, columns)
+    if len(columns) == 1:
+        return f"The {_attack(attack)} succeeds on {percent(*rates.values())} of behaviors"
+    words = _and([f"{percent(rate)} ({label})" for label, rate in rates.items()])
+    return f"The {_attack(attack)} succeeds on {words} of behaviors{_heldout(attack, columns)}"
+
+
+def _heldout(attack: str, columns: Sequence[Column]) -> str:
+    rates = _rates(f"{attack}_heldout", columns)
+    if not rates:
+        return ""
+    return f" (in categories never trained on: {_and([percent(r) for r in rates.values()])})"
+
+
+def _and(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def _attack(key: str) -> str:
