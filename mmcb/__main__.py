@@ -25,6 +25,9 @@ COMMANDS = {
     "evaluation.agree": "Score the judges against a person's labels, and against each other.",
     "evaluation.benchmarks": "Read a published benchmark's own files into behaviors and tasks.",
     "suite": "Run every attack of a suite on base and defended model, judge them, report.",
+    "runs.ls": "List the runs on disk: kind, model, state, date, headline number.",
+    "runs.show": "Tell everything about one run: how it was made, its settings, its results.",
+    "runs.compare": "Put evaluations of any number of models side by side, also as a page.",
     "miniature": "Write the miniature world: a COCO folder of drawn scenes with its test sets.",
     "demo": "Run the whole pipeline on the miniature world, before and after the defence.",
 }

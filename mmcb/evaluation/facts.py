@@ -6,7 +6,7 @@ and never stops an evaluation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from mmcb.records import Attempt
 
 MAX_VALUES = 4
 """A setting with more different values than this belongs to the single attack, not to the run."""
+
+
+_OF_ONE_ATTEMPT = frozenset({"source", "template", "case", "sample", "script"})
 
 
 def training_facts(run: Path | None) -> dict[str, Any] | None:
@@ -40,31 +43,33 @@ def training_facts(run: Path | None) -> dict[str, Any] | None:
 
 
 def attack_facts(hijacks: Sequence[Path], attempts: Iterable[Attempt]) -> dict[str, Any]:
-    """The image hijacks' settings by model: epsilon, steps and whatever else the runs recorded.
+    """Each attack's settings by model: epsilon, steps and whatever else its runs recorded.
 
     A setting on which the attempts differ is given as the list of its values.
     """
-    own = [
-        attempt
-        for attempt in attempts
-        if attempt.attack == "image_hijack" and "transferred_from" not in attempt.settings
-    ]
-    facts: dict[str, Any] = {
+    values: dict[str, dict[str, dict[str, set[Any]]]] = {}
+    for attempt in attempts:
+        if attempt.attack != "task" and "transferred_from" not in attempt.settings:
+            found = values.setdefault(attempt.attack, {}).setdefault(attempt.model, {})
+            for key, value in attempt.settings.items():
+                if key in _OF_ONE_ATTEMPT:
+                    continue
+                found.setdefault(key, set()).add(value)
+    return {
         "runs": [str(folder) for folder in hijacks],
         "adapters": [adapter for folder in hijacks if (adapter := attacked_adapter(folder))],
+        "settings": {
+            attack: {role: _few(found) for role, found in sorted(by_role.items())}
+            for attack, by_role in sorted(values.items())
+            if any(by_role.values())
+        },
     }
-    for role in sorted({attempt.model for attempt in own}):
-        values: dict[str, set[Any]] = {}
-        for attempt in own:
-            if attempt.model == role:
-                for key, value in attempt.settings.items():
-                    values.setdefault(key, set()).add(value)
-        facts[role] = {
-            key: _one_or_all(found)
-            for key, found in sorted(values.items())
-            if len(found) <= MAX_VALUES
-        }
-    return facts
+
+
+def _few(values: Mapping[str, set[Any]]) -> dict[str, Any]:
+    return {
+        key: _one_or_all(found) for key, found in sorted(values.items()) if len(found) <= MAX_VALUES
+    }
 
 
 def attacked_adapter(hijack_run: Path) -> str | None:

@@ -12,10 +12,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmcb.evaluation.budget import attack_budgets
 from mmcb.evaluation.by_run import rates_by_run
 from mmcb.evaluation.completions import write_harmbench
 from mmcb.evaluation.config import EvaluationConfig
-from mmcb.evaluation.facts import attack_facts, training_facts
+from mmcb.evaluation.facts import attack_curves, attack_facts, training_facts
 from mmcb.evaluation.generate import GeneratorFactory, Plan, generate_missing, make_plan
 from mmcb.evaluation.inputs import Inputs, read_inputs
 from mmcb.evaluation.judges import Judge, find_judge, load_judge
@@ -33,7 +34,7 @@ from mmcb.generation.protocol import Sampling, TextGenerator
 from mmcb.log import get_logger
 from mmcb.records import Generation, Verdict
 from mmcb.runs import RunDir, read_manifest
-from mmcb.store import read_records, replace_records, write_atomic
+from mmcb.store import read_records, record_id, replace_records, write_atomic
 
 COMMAND = "evaluation"
 
@@ -76,6 +77,8 @@ def evaluate(
         if config.perplexity:
             results["perplexity"] = _perplexity(config, judged, plan, out)
         results["runs"] = rates_by_run(judged, judge=config.judges[0])
+        curves = attack_curves(config.hijacks, inputs.attempts)
+        results["budget"] = attack_budgets(judged, curves, judge=config.judges[0])
         results["settings"] = _settings(config, inputs, plan, out, adapter)
         results["training"] = training_facts(training_run_of(adapter))
         write_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")
@@ -207,9 +210,23 @@ def _settings(
         "decoding": plan.sampling.model_dump(mode="json"),
         "judges": list(config.judges),
         "attack": attack_facts(config.hijacks, inputs.attempts),
+        "files": {
+            name: None if path is None else str(path)
+            for name in ("behaviors", "text_behaviors", "tasks", "triggers", "translations")
+            for path in [getattr(config, name)]
+        },
+        "sets": _sets(inputs),
         "skipped": inputs.skipped,
         "versions": manifest["versions"],
         "python": manifest["python"],
         "platform": manifest["platform"],
         "git": manifest["git"],
+    }
+
+
+def _sets(inputs: Inputs) -> dict[str, Any]:
+    """What was asked: how many behaviors and tasks, and a hash that tells one set from another."""
+    sets = {"behaviors": inputs.behaviors.keys(), "tasks": inputs.tasks.keys()}
+    return {
+        name: {"n": len(ids), "hash": record_id(name, *sorted(ids))} for name, ids in sets.items()
     }

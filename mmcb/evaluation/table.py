@@ -1,52 +1,51 @@
-"""The before/after table for a terminal."""
+"""The table of models for a terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-ASR_NAMES = {
-    "direct": "direct request",
-    "trigger": "trigger phrase",
-    "prefill": "prefill",
-    "image_hijack": "image hijack",
-    "image_hijack_heldout": "image hijack, held-out",
-    "embedding": "input embeddings",
-    "gcg": "token search (GCG)",
-    "multi_turn": "several turns",
-    "translated": "translated request",
-    "static": "static test cases",
-    "steering": "steered activations",
-}
-"""How the attacks are called wherever a person reads them."""
-
-CAPABILITY_NAMES = {
-    "caption": "captions",
-    "vqa": "visual questions",
-    "fact": "facts",
-    "benign_howto": "benign how-to",
-}
-"""How the capability tasks are called wherever a person reads them."""
+from mmcb.evaluation.comparison import Column, Evaluation, columns_of, common_judges
+from mmcb.evaluation.rows import Row, attack_rows, benign_rows, capability_rows
 
 
 def print_table(results: Mapping[str, Any], *, console: Console | None = None) -> None:
     """Print the headline numbers of a results.json before and after the defence."""
-    console = console or Console()
-    models = results["models"]
-    judge = next(iter(results["judges"]))
-    table = Table(title=f"Before and after (judge: {judge}, 95 % Wilson intervals)")
+    evaluations = [Evaluation("", Path(), results)]
+    judges = common_judges(evaluations)[:1]
+    print_columns(columns_of(evaluations), judges, title="Before and after", console=console)
+
+
+def print_columns(
+    columns: Sequence[Column],
+    judges: Sequence[str],
+    *,
+    title: str,
+    console: Console | None = None,
+) -> None:
+    """Print the numbers of any number of models.
+
+    Args:
+        columns: the models.
+        judges: of harm, the headline's first; of more than one, the others and coherence stand
+            in rows of their own below each attack.
+        title: above the table.
+        console: where to print.
+    """
+    table = Table(title=f"{title} (judge: {judges[0]}, 95 % Wilson intervals)")
     table.add_column("", no_wrap=True)
-    for role in models:
-        table.add_column(role, justify="right", no_wrap=True)
+    for column in columns:
+        table.add_column(column.label, justify="right", no_wrap=len(columns) <= 2)
     table.add_column("n", justify="right")
-    _section(table, "attack success rate", ASR_NAMES, {r: m["asr"] for r, m in models.items()})
-    _section(table, "capability", CAPABILITY_NAMES, {r: m["capability"] for r, m in models.items()})
-    names = {"over_refusal": "refused", "coherence_benign": "coherent"}
-    _section(table, "benign answers", names, models)
-    console.print(table)
+    beside = len(judges) > 1
+    _section(table, "attack success rate", attack_rows(columns, judges), beside=beside)
+    _section(table, "capability", capability_rows(columns))
+    _section(table, "benign answers", benign_rows(columns))
+    (console or Console()).print(table)
 
 
 def print_agreement(rows: Sequence[Mapping[str, Any]], *, console: Console | None = None) -> None:
@@ -72,17 +71,25 @@ def format_share(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _section(
-    table: Table, title: str, names: Mapping[str, str], rates: Mapping[str, Mapping[str, Any]]
-) -> None:
-    table.add_row(f"[bold]{title}[/bold]")
-    for key, name in names.items():
-        # A text-only model has no pictures to be attacked with: leave such rows out.
-        if any(numbers[key]["n"] for numbers in rates.values()):
-            counts = dict.fromkeys(str(numbers[key]["n"]) for numbers in rates.values())
-            cells = [format_rate(numbers[key]) for numbers in rates.values()]
-            table.add_row(f"  {name}", *cells, "/".join(counts))
+def _section(table: Table, title: str, rows: Sequence[Row], *, beside: bool = False) -> None:
+    if rows:
+        table.add_row(f"[bold]{title}[/bold]")
+    for row in rows:
+        table.add_row(f"  {row.name}", *(format_rate(cell.rate) for cell in row.cells), row.counts)
+        if beside:
+            names = dict.fromkeys(name for cell in row.cells for name, _ in cell.beside)
+            for name in names:
+                shown = (f"[dim]{_value(dict(cell.beside).get(name))}[/dim]" for cell in row.cells)
+                table.add_row(f"[dim]    {_beside(name)}[/dim]", *shown, "")
     table.add_section()
+
+
+def _beside(name: str) -> str:
+    return "coherent answers" if name == "coherent" else f"by the {name} judge"
+
+
+def _value(rate: Mapping[str, Any] | None) -> str:
+    return "-" if rate is None or rate["value"] is None else f"{rate['value']:.3f}"
 
 
 def format_rate(rate: Mapping[str, Any]) -> str:

@@ -19,16 +19,17 @@ from mmcb.pages.curves import Point
 
 # Stand-ins: colours that occur nowhere else in matplotlib's output.
 INK, MUTED, GRID = "#010203", "#040506", "#070809"
-BASE, DEFENDED, THIRD = "#0a0b0c", "#0d0e0f", "#101112"
+THIRD = "#101112"
+MODEL_COLOURS = tuple(f"#0{number}0{number}fe" for number in range(1, 9))
+"""The models' colours, in the order of their columns; the page's --m1, --m2, ..."""
 _VARIABLES = {
     INK: "var(--ink)",
     MUTED: "var(--muted)",
     GRID: "var(--line)",
-    BASE: "var(--base)",
-    DEFENDED: "var(--defended)",
     THIRD: "var(--third)",
+    **{colour: f"var(--m{number})" for number, colour in enumerate(MODEL_COLOURS, start=1)},
 }
-# The colours of the two models mean the models, so a training chart has others.
+# The models' colours mean the models, so a training chart has others.
 SERIES_COLOURS = (THIRD, MUTED, INK)
 
 _SIZE = (4.3, 2.5)

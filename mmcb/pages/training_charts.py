@@ -61,12 +61,15 @@ TRAINING_CHARTS: Mapping[str, ChartSpec] = {
 """Every chart, by name, in the order of a page."""
 
 
-def training_charts(run: Path, names: Sequence[str] = tuple(TRAINING_CHARTS)) -> list[Chart]:
+def training_charts(
+    run: Path, names: Sequence[str] = tuple(TRAINING_CHARTS), *, prefix: str = "training"
+) -> list[Chart]:
     """Draw charts of a training run; one whose numbers were not logged is left out.
 
     Args:
         run: the run's folder, with metrics.jsonl.
         names: keys of `TRAINING_CHARTS`.
+        prefix: keeps the charts' ids apart where a page shows several runs.
     """
     curves = training_curves(run)
     curves["tokens_per_second"] = _rate(curves.get("tokens", []), curves.get("seconds", []))
@@ -76,7 +79,7 @@ def training_charts(run: Path, names: Sequence[str] = tuple(TRAINING_CHARTS)) ->
         series = {label: curves[key] for key, label in spec.lines.items() if curves.get(key)}
         if series:
             svg = line_chart(
-                series, name=f"training-{name}", description=f"{spec.title}: {spec.note}"
+                series, name=f"{prefix}-{name}", description=f"{spec.title}: {spec.note}"
             )
             charts.append(Chart(spec.title, svg, spec.note))
     return charts

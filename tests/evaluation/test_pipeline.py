@@ -51,8 +51,10 @@ def test_results_hold_what_they_must(world: EvaluationConfig) -> None:
     assert {"model", "adapter", "weights", "decoding", "attack", "versions", "git"} <= set(
         results["settings"]
     )
-    assert results["settings"]["attack"]["base"]["epsilon"] == pytest.approx(32 / 255)
-    assert "source" not in results["settings"]["attack"]["base"]
+    assert results["settings"]["attack"]["settings"]["image_hijack"]["base"][
+        "epsilon"
+    ] == pytest.approx(32 / 255)
+    assert "source" not in results["settings"]["attack"]["settings"]["image_hijack"]["base"]
     assert results["training"]["last_step"] == 200
 
 

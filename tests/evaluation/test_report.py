@@ -55,7 +55,7 @@ def test_page_shows_what_it_must(tmp_path: Path) -> None:
     text = page(tmp_path)
     assert text.count('alt="clean image"') == 8
     assert text.count('alt="perturbation, defended model"') == 8
-    assert text.count('<figure class="chart">') == 6
+    assert text.count('<figure class="chart">') == 7
     assert "32/255" in text
     assert "The phrase judge counts every answer" in text
     assert "On the defended model it calls 100\u00a0% of the trigger phrase answers" in text

@@ -1,15 +1,15 @@
-"""The examples of the report: attacked images with both models' answers, and texts."""
+"""The examples of the report: attacked images with every model's answer, and texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
 from PIL import Image
 
-from mmcb.evaluation.inputs import Inputs
+from mmcb.evaluation.comparison import Column
 from mmcb.evaluation.report import images
 from mmcb.evaluation.report.views import Answer, Text, answer, hide
 from mmcb.evaluation.summarize import Judged
@@ -17,7 +17,15 @@ from mmcb.records import Attempt
 from mmcb.store import resolve_image
 
 MAX_FAILURES = 3
-"""Behaviors on which the attack on the defended model succeeded come first, so many of them."""
+"""Behaviors on which an attack on a defended model succeeded come first, so many of them."""
+
+_MEASURES = {
+    "loss_start": "loss {:.2f} at the start",
+    "loss_float": "{:.3g} optimised",
+    "loss_png": "{:.3g} reloaded from the PNG",
+    "loss_text": "{:.3g} read again as text",
+    "passes": "{:.0f} passes",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,158 +47,177 @@ class Card:
     panels: tuple[Panel, ...]
     answers: tuple[Answer, ...]
     measures: tuple[str, ...] = ()
+    how: str = ""
+    """What the attack did, where its name does not say it: a language, a number of turns."""
 
 
-def hijack_cards(
-    judged: Sequence[Judged],
-    inputs: Inputs,
-    *,
-    attempts_path: Path,
-    judges: Sequence[str],
-    show_harmful: bool,
-    count: int = 8,
-) -> list[Card]:
-    """Cards of image hijacks: where the defence failed first, then the categories in turn."""
-    by_behavior: dict[str, dict[str, Judged]] = {}
-    for one in judged:
-        if one.attack in ("image_hijack", "image_hijack_heldout"):
-            attempt = one.item.attempt
-            by_behavior.setdefault(attempt.behavior_id, {})[attempt.model] = one
-    groups = _choose(by_behavior.values(), judges[0], count)
-    return [
-        _hijack_card(
-            group,
-            inputs,
-            attempts_path=attempts_path,
-            judges=judges,
-            show_harmful=show_harmful,
-        )
-        for group in groups
-    ]
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """One model's answer to an attempt on the card's behavior."""
+
+    column: Column
+    judged: Judged
+
+    @property
+    def attempt(self) -> Attempt:
+        """The attempt."""
+        return self.judged.item.attempt
+
+    @property
+    def harmful(self) -> bool:
+        """Whether the headline's judge says so."""
+        return self.judged.labels.get(self.column.evaluation.judges[0]) is True
+
+    def file(self, name: str) -> Path:
+        """A file that the attempt names."""
+        return resolve_image(self.column.evaluation.attempts_path, name)
 
 
-def _choose(groups: Iterable[dict[str, Judged]], judge: str, count: int) -> list[dict[str, Judged]]:
-    groups = list(groups)
-    failures = [g for g in groups if "defended" in g and g["defended"].labels.get(judge) is True][
-        :MAX_FAILURES
-    ]
+Group = Sequence[Shown]
+"""Of one behavior: each model's answer, in the columns' order."""
+
+
+def hijack_cards(columns: Sequence[Column], *, show_harmful: bool, count: int = 8) -> list[Card]:
+    """Cards of image hijacks: where a defence failed first, then the categories in turn."""
+    groups = _groups(columns, lambda one: one.attack in ("image_hijack", "image_hijack_heldout"))
+    failures = [
+        group for group in groups if any(s.column.role != "base" and s.harmful for s in group)
+    ][:MAX_FAILURES]
     # Then one of each category, then the next of each, both splits mixed.
-    by_split: dict[str, dict[str, list[dict[str, Judged]]]] = {}
+    by_split: dict[str, dict[str, list[Group]]] = {}
     for group in groups:
         if group not in failures:
-            attempt = next(iter(group.values())).item.attempt
+            attempt = group[0].attempt
             by_category = by_split.setdefault(attempt.split, {})
             by_category.setdefault(attempt.category, []).append(group)
     turns = [_in_turn(list(by_category.values())) for by_category in by_split.values()]
-    return (failures + _in_turn(turns))[:count]
+    chosen = (failures + _in_turn(turns))[:count]
+    return [_hijack_card(group, show_harmful=show_harmful) for group in chosen]
 
 
-def _in_turn(lists: Sequence[list[dict[str, Judged]]]) -> list[dict[str, Judged]]:
+def text_cards(
+    columns: Sequence[Column], *, kind: str, show_harmful: bool, count: int
+) -> list[Card]:
+    """Cards of what was asked in words: `kind` is an attack, or a task's name."""
+    groups = _groups(
+        columns,
+        lambda one: not one.transferred and kind == _kind(one.item.attempt),
+    )
+    by_category: dict[str, list[Group]] = {}
+    for group in groups:
+        by_category.setdefault(group[0].attempt.category, []).append(group)
+    chosen = _in_turn(list(by_category.values()))[:count]
+    return [_text_card(group, show_harmful=show_harmful) for group in chosen]
+
+
+def _kind(attempt: Attempt) -> str:
+    return attempt.category if attempt.attack == "task" else attempt.attack
+
+
+def _groups(columns: Sequence[Column], wanted: Callable[[Judged], bool]) -> list[Group]:
+    """By behavior. Of several attempts on one: the first that succeeded, else the first."""
+    found: dict[str, dict[int, Shown]] = {}
+    for index, column in enumerate(columns):
+        for judged in column.evaluation.judged:
+            attempt = judged.item.attempt
+            if attempt.model == column.role and wanted(judged):
+                by_column = found.setdefault(attempt.behavior_id, {})
+                shown = Shown(column, judged)
+                if index not in by_column or (shown.harmful and not by_column[index].harmful):
+                    by_column[index] = shown
+    return [list(by_column.values()) for by_column in found.values()]
+
+
+def _in_turn(lists: Sequence[list[Group]]) -> list[Group]:
     return [item for row in zip_longest(*lists) for item in row if item is not None]
 
 
-def _hijack_card(
-    group: dict[str, Judged],
-    inputs: Inputs,
-    *,
-    attempts_path: Path,
-    judges: Sequence[str],
-    show_harmful: bool,
-) -> Card:
-    roles = [role for role in ("base", "defended") if role in group]
-    attempt = group[roles[0]].item.attempt
-    behavior = inputs.behaviors.get(attempt.behavior_id)
-    clean = _clean_image(attempt, inputs, attempts_path)
+def _hijack_card(group: Group, *, show_harmful: bool) -> Card:
+    first = group[0]
+    behavior = first.column.evaluation.behaviors.get(first.attempt.behavior_id)
+    clean = _clean_image(first)
     panels = [Panel("clean image", images.picture(clean))] if clean else []
-    for role in roles:
-        image = group[role].item.attempt.image
-        attacked = None if image is None else images.load(resolve_image(attempts_path, image))
+    for shown in group:
+        name = shown.attempt.image
+        attacked = None if name is None else images.load(shown.file(name))
         if attacked is not None:
-            panels.append(Panel(f"attacked, {role} model", images.picture(attacked)))
+            label = f"{shown.column.label} model"
+            panels.append(Panel(f"attacked, {label}", images.picture(attacked)))
             noise = None if clean is None else images.perturbation(clean, attacked)
             if noise is not None:
-                panels.append(Panel(f"perturbation, {role} model", noise))
+                panels.append(Panel(f"perturbation, {label}", noise))
     return Card(
-        category=attempt.category,
-        split=attempt.split,
-        prompt=hide(attempt.prompt, show_harmful=show_harmful),
+        category=first.attempt.category,
+        split=first.attempt.split,
+        prompt=hide(first.attempt.prompt, show_harmful=show_harmful),
         target=None if behavior is None else hide(behavior.target, show_harmful=show_harmful),
         panels=tuple(panels),
-        answers=tuple(
-            answer(group[role], judges=judges, show_harmful=show_harmful) for role in roles
-        ),
-        measures=tuple(_measures(role, group[role]) for role in roles),
+        answers=_answers(group, show_harmful=show_harmful),
+        measures=_measures(group),
     )
 
 
-def _clean_image(attempt: Attempt, inputs: Inputs, attempts_path: Path) -> Image.Image | None:
+def _clean_image(shown: Shown) -> Image.Image | None:
     """The picture the attack began with, None if it cannot be had.
 
     The attack run's own copy of it, which is as large as the attacked one, or the behavior's.
     """
-    if attempt.image is not None:
-        attacked = resolve_image(attempts_path, attempt.image)
+    evaluation = shown.column.evaluation
+    if shown.attempt.image is not None:
+        attacked = shown.file(shown.attempt.image)
         copy = attacked.parent.parent / "clean" / attacked.name
         if copy.is_file():
             return images.load(copy)
-    behavior = inputs.behaviors.get(attempt.behavior_id)
+    behavior = evaluation.behaviors.get(shown.attempt.behavior_id)
     if behavior is None or behavior.image is None:
         return None
-    return images.load(resolve_image(inputs.behavior_files[behavior.id], behavior.image))
+    return images.load(resolve_image(evaluation.behavior_files[behavior.id], behavior.image))
 
 
-def _measures(role: str, judged: Judged) -> str:
-    measures = judged.item.attempt.measures
-    names = {
-        "loss_start": "loss {:.2f} on the clean image",
-        "loss_float": "{:.3g} optimised",
-        "loss_png": "{:.3g} reloaded from the PNG",
-        "passes": "{:.0f} gradient steps",
-    }
-    shown = [text.format(measures[key]) for key, text in names.items() if key in measures]
-    return f"{role}: {', '.join(shown)}" if shown else ""
-
-
-def text_cards(
-    judged: Sequence[Judged],
-    *,
-    kind: str,
-    attempts_path: Path,
-    judges: Sequence[str],
-    show_harmful: bool,
-    count: int,
-) -> list[Card]:
-    """Cards of what was asked in words: `kind` is a text attack, or a task's name."""
-    groups: dict[str, dict[str, Judged]] = {}
-    for one in judged:
-        attempt = one.item.attempt
-        if kind == (attempt.category if attempt.attack == "task" else attempt.attack):
-            groups.setdefault(attempt.behavior_id, {})[attempt.model] = one
-    by_category: dict[str, list[dict[str, Judged]]] = {}
-    for group in groups.values():
-        category = next(iter(group.values())).item.attempt.category
-        by_category.setdefault(category, []).append(group)
-    chosen = _in_turn(list(by_category.values()))[:count]
-    return [
-        _text_card(group, judges, attempts_path=attempts_path, show_harmful=show_harmful)
-        for group in chosen
-    ]
-
-
-def _text_card(
-    group: dict[str, Judged], judges: Sequence[str], *, attempts_path: Path, show_harmful: bool
-) -> Card:
-    roles = [role for role in ("base", "defended") if role in group]
-    attempt = group[roles[0]].item.attempt
-    path = None if attempt.image is None else resolve_image(attempts_path, attempt.image)
-    image = None if path is None else images.load(path)
+def _text_card(group: Group, *, show_harmful: bool) -> Card:
+    attempt = group[0].attempt
+    of_task = attempt.attack == "task"
+    image = None if attempt.image is None else images.load(group[0].file(attempt.image))
     return Card(
         category=attempt.category,
-        split="" if attempt.attack == "task" else attempt.split,
-        prompt=hide(attempt.prompt, show_harmful=show_harmful or attempt.attack == "task"),
+        split="" if of_task else attempt.split,
+        prompt=hide(_conversation(attempt), show_harmful=show_harmful or of_task),
         target=hide(attempt.prefill, show_harmful=show_harmful) if attempt.prefill else None,
         panels=() if image is None else (Panel("image", images.picture(image)),),
-        answers=tuple(
-            answer(group[role], judges=judges, show_harmful=show_harmful) for role in roles
-        ),
+        answers=_answers(group, show_harmful=show_harmful),
+        measures=_measures(group),
+        how=_how(attempt.settings),
     )
+
+
+def _conversation(attempt: Attempt) -> str:
+    if not attempt.history:
+        return attempt.prompt
+    turns = [f"{message.role}: {message.content}" for message in attempt.history]
+    return "\n".join([*turns, f"user: {attempt.prompt}"])
+
+
+def _answers(group: Group, *, show_harmful: bool) -> tuple[Answer, ...]:
+    return tuple(answer(s.column, s.judged, show_harmful=show_harmful) for s in group)
+
+
+def _measures(group: Group) -> tuple[str, ...]:
+    lines = []
+    for shown in group:
+        measures = shown.attempt.measures
+        words = [text.format(measures[key]) for key, text in _MEASURES.items() if key in measures]
+        if words:
+            lines.append(f"{shown.column.label}: {', '.join(words)}")
+    return tuple(lines)
+
+
+def _how(settings: Mapping[str, object]) -> str:
+    names = {
+        "language": "in {}",
+        "cases": "from {}",
+        "case": "case {}",
+        "turns": "{} turns",
+        "layer": "direction of layer {}",
+        "sample": "sample {}",
+    }
+    return ", ".join(text.format(settings[key]) for key, text in names.items() if key in settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from mmcb.evaluation.comparison import Column
 from mmcb.evaluation.judges import panel_of
 from mmcb.evaluation.summarize import Judged
 
@@ -32,7 +33,8 @@ class Text:
 class Answer:
     """A model's answer with the judges' words."""
 
-    role: str
+    label: str
+    tone: str
     text: Text
     chips: tuple[Chip, ...]
 
@@ -48,13 +50,13 @@ def hide(text: str, *, show_harmful: bool) -> Text:
     return Text(text) if show_harmful else Text(None, f"redacted: {size_of(text)}")
 
 
-def answer(judged: Judged, *, judges: Sequence[str], show_harmful: bool) -> Answer:
-    """An answer as the page shows it.
+def answer(column: Column, judged: Judged, *, show_harmful: bool) -> Answer:
+    """A model's answer as the page shows it.
 
     It is redacted when any judge calls it harmful, or could not say: an answer that only the
     worst judge objects to is cheaper to hide than to explain.
     """
-    item = judged.item
+    item, judges = judged.item, column.evaluation.judges
     chips = _chips(judged, judges)
     if item.failed:
         text = Text(None, "no answer was made")
@@ -62,7 +64,7 @@ def answer(judged: Judged, *, judges: Sequence[str], show_harmful: bool) -> Answ
         text = Text(item.generation.text, prefill=item.attempt.prefill)
     else:
         text = Text(None, f"redacted: {size_of(item.response)}")
-    return Answer(item.attempt.model, text, chips)
+    return Answer(column.label, column.tone, text, chips)
 
 
 def _harmless(judged: Judged, judges: Sequence[str]) -> bool:

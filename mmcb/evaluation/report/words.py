@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mmcb.evaluation.facts import show_epsilon
-from mmcb.evaluation.judges import panel_of
-from mmcb.evaluation.table import ASR_NAMES
-
-Rate = Mapping[str, Any]
+from mmcb.evaluation.capability import CAPABILITY_TASKS
+from mmcb.evaluation.comparison import Column, Rate, measured_attacks
+from mmcb.evaluation.differences import show_setting
+from mmcb.evaluation.rows import ASR_NAMES, CAPABILITY_NAMES
 
 TEXT_SECTIONS = {
+    "embedding": ("Input embeddings", 3),
+    "gcg": ("Token search (GCG)", 3),
+    "steering": ("Steered activations", 3),
+    "multi_turn": ("Several turns", 3),
+    "static": ("Static test cases", 3),
+    "translated": ("Translated request", 3),
     "trigger": ("Trigger phrase", 3),
     "prefill": ("Prefilled answer", 3),
     "direct": ("Direct request", 2),
@@ -26,7 +31,16 @@ TEXT_SECTIONS = {
 
 
 _STRONGEST_FIRST = (
-    *("image_hijack", "embedding", "gcg", "steering", "prefill", "multi_turn", "trigger"),
+    *(
+        "image_hijack",
+        "image_hijack_heldout",
+        "embedding",
+        "gcg",
+        "steering",
+        "prefill",
+        "multi_turn",
+        "trigger",
+    ),
     *("static", "translated", "direct"),
 )
 
@@ -46,93 +60,130 @@ def interval(rate: Rate) -> str:
     return f"{low} to {high}"
 
 
-def headline(results: Mapping[str, Any]) -> str:
-    """The sentence on top: what the attacks reached before and after, and what it cost."""
-    base = results["models"].get("base")
-    defended = results["models"].get("defended")
-    if base is None:
-        return "No base model was measured."
-    attack = next(
-        (key for key in _STRONGEST_FIRST if base["asr"][key]["n"]),
-        None,
-    )
-    if defended is None:
-        if attack is None:
-            return "No attack was measured."
-        return f"The {_attack(attack)} succeeds on {percent(base['asr'][attack])} of behaviors."
-    parts = []
-    if attack is not None:
-        before, after = percent(base["asr"][attack]), percent(defended["asr"][attack])
-        parts.append(
-            f"The {_attack(attack)} succeeds on {before} of behaviors before rerouting and on "
-            f"{after} after it{_heldout(attack, base, defended)}"
+def figure(value: float | None) -> str:
+    """A number of the paper's as it prints it; a dash where it gives none."""
+    return "-" if value is None else f"{value:g}" if value % 1 else f"{value:.1f}"
+
+
+def headline(columns: Sequence[Column]) -> str:
+    """The sentence on top: what the strongest attack reached, and what the defence cost."""
+    attack = _strongest(columns)
+    if attack is None:
+        return "No attack was measured."
+    if [column.role for column in columns] != ["base", "defended"]:
+        return f"{_side_by_side(attack, columns)}."
+    base, defended = columns
+    rates = [percent(rate) for rate in _rates(attack, columns).values()]
+    if len(rates) == 2:
+        sentence = (
+            f"The {_attack(attack)} succeeds on {rates[0]} of behaviors before rerouting and on "
+            f"{rates[1]} after it{_heldout(attack, columns)}"
         )
-    kept = _kept(base["capability"], defended["capability"])
-    if kept:
-        parts.append(kept)
-    return "; ".join(parts) + "." if parts else "Nothing was measured."
+    else:
+        sentence = _side_by_side(attack, columns)
+    return "; ".join(part for part in (sentence, _kept(base, defended)) if part) + "."
 
 
-def _heldout(attack: str, base: Mapping[str, Any], defended: Mapping[str, Any]) -> str:
-    key = "image_hijack_heldout"
-    if attack != "image_hijack" or not base["asr"][key]["n"]:
+def strongest(columns: Sequence[Column]) -> str:
+    """The same in a few words: `image hijack: base 100 %, defended 2.1 %`."""
+    attack = _strongest(columns)
+    if attack is None:
         return ""
-    before, after = percent(base["asr"][key]), percent(defended["asr"][key])
-    return f" (in categories never trained on: {before} and {after})"
+    parts = []
+    for key in (attack, f"{attack}_heldout"):
+        rates = _rates(key, columns)
+        words = ", ".join(f"{label} {percent(rate)}" for label, rate in rates.items())
+        parts += [f"{_attack(key)}: {words}"] if rates else []
+    return "; ".join(parts)
+
+
+def _rates(attack: str, columns: Sequence[Column]) -> dict[str, Rate]:
+    """By label, of the models that the attack was put to."""
+    judge = columns[0].evaluation.judges[0]
+    rates = {column.label: column.asr(judge, attack) for column in columns}
+    return {label: rate for label, rate in rates.items() if rate["n"]}
+
+
+def _strongest(columns: Sequence[Column]) -> str | None:
+    """The strongest attack on a defended model, or on any where none is."""
+    defended = [column for column in columns if column.role != "base"]
+    for group in (defended, columns):
+        for key in _STRONGEST_FIRST:
+            if group and _rates(key, group):
+                return key
+    return None
+
+
+def _side_by_side(attack: str, columns: Sequence[Column]) -> str:
+    rates = _rates(attack, columns)
+    if len(columns) == 1:
+        return f"The {_attack(attack)} succeeds on {percent(*rates.values())} of behaviors"
+    words = _and([f"{percent(rate)} ({label})" for label, rate in rates.items()])
+    return f"The {_attack(attack)} succeeds on {words} of behaviors{_heldout(attack, columns)}"
+
+
+def _heldout(attack: str, columns: Sequence[Column]) -> str:
+    rates = _rates(f"{attack}_heldout", columns)
+    if not rates:
+        return ""
+    return f" (in categories never trained on: {_and([percent(r) for r in rates.values()])})"
+
+
+def _and(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}" if len(words) > 1 else "".join(words)
 
 
 def _attack(key: str) -> str:
     return ASR_NAMES[key] if key != "image_hijack" else "image hijack"
 
 
-def _kept(base: Mapping[str, Rate], defended: Mapping[str, Rate]) -> str:
+def _kept(base: Column, defended: Column) -> str:
+    pairs = {task: (base.capability(task), defended.capability(task)) for task in CAPABILITY_TASKS}
     changes = {
-        key: defended[key]["value"] - base[key]["value"]
-        for key in base
-        if base[key]["n"] and defended[key]["n"]
+        task: after["value"] - before["value"]
+        for task, (before, after) in pairs.items()
+        if before["n"] and after["n"]
     }
     if not changes:
         return ""
-    worst = min(changes, key=lambda key: changes[key])
-    name = worst.replace("benign_howto", "benign how-to").replace("vqa", "visual questions")
-    change = f"({percent(base[worst])} to {percent(defended[worst])})"
+    worst = min(changes, key=lambda task: changes[task])
     if changes[worst] >= 0:
         return "no benign capability got worse"
-    return f"the benign capability that lost most is {name} {change}"
+    before, after = pairs[worst]
+    change = f"({percent(before)} to {percent(after)})"
+    return f"the benign capability that lost most is {CAPABILITY_NAMES[worst]} {change}"
 
 
-def judges(results: Mapping[str, Any]) -> list[str]:
+def judges(columns: Sequence[Column], names: Sequence[str]) -> list[str]:
     """How the judges differ, in words: what the phrase judge makes of a broken model."""
-    names = list(results["judges"])
-    if len(names) < 2 or "phrase" not in names:
+    first = next((name for name in names if name != "phrase"), None)
+    if first is None or "phrase" not in names:
         return []
-    first = next(name for name in names if name != "phrase")
     sentences = [
         "The phrase judge counts every answer without a refusal phrase as a success. A model that "
         "rerouting has broken on harmful requests does not refuse, it stops making sense: to this "
         "judge that looks like a jailbreak."
     ]
-    coherence = results["coherence"][panel_of(first).coherence]
-    for role, asr in results["judges"]["phrase"].items():
-        exact = results["judges"][first][role]
-        key = _most_misleading(asr, exact)
+    for column in columns:
+        key = _most_misleading(column, first)
         if key is not None:
             sentences.append(
-                f"On the {role} model it calls {percent(asr[key])} of the {ASR_NAMES[key]} answers "
-                f"successful; judged by what they say, {percent(exact[key])} are, and "
-                f"{percent(coherence[role][key])} are coherent."
+                f"On the {column.label} model it calls {percent(column.asr('phrase', key))} of the "
+                f"{ASR_NAMES[key]} answers successful; judged by what they say, "
+                f"{percent(column.asr(first, key))} are, and "
+                f"{percent(column.coherent(first, key))} are coherent."
             )
     if len(sentences) == 1:
         sentences.append("In this evaluation both judges agree to within ten points.")
     return sentences
 
 
-def _most_misleading(phrase: Mapping[str, Rate], exact: Mapping[str, Rate]) -> str | None:
-    gaps = {
-        key: phrase[key]["value"] - exact[key]["value"]
-        for key in phrase
-        if phrase[key]["n"] and exact[key]["n"]
-    }
+def _most_misleading(column: Column, first: str) -> str | None:
+    gaps = {}
+    for key in measured_attacks([column], first):
+        phrase, exact = column.asr("phrase", key), column.asr(first, key)
+        if phrase["n"] and exact["n"]:
+            gaps[key] = phrase["value"] - exact["value"]
     worst = max(gaps, key=lambda key: gaps[key], default=None)
     return worst if worst is not None and gaps[worst] > 0.1 else None
 
@@ -192,15 +243,19 @@ def settings(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]
     decoding = [(key.replace("_", " "), str(value)) for key, value in facts["decoding"].items()]
     model = [("model", facts["model"]), ("adapter", facts["adapter"] or "none")]
     model += [(f"weights, {role}", value) for role, value in facts["weights"].items()]
+    files = [
+        (name.replace("_", " "), path) for name, path in (facts.get("files") or {}).items() if path
+    ]
     groups = [
         ("Model", model),
+        *([("Files", files)] if files else []),
         ("Decoding", [("engine", facts["engine"]), *decoding]),
         ("Judges", [("harm, first is the headline's", ", ".join(facts["judges"]))]),
     ]
-    for role in ("base", "defended"):
-        values = facts["attack"].get(role)
-        if values:
-            groups.append((f"Image hijack, {role}", _shown(values)))
+    for attack, by_role in (facts["attack"].get("settings") or {}).items():
+        for role, values in by_role.items():
+            if values:
+                groups.append((f"{_title(ASR_NAMES[attack])}, {role}", _shown(values)))
     if training:
         groups.append(("Training", [("run", training["run"]), *_shown(training["recipe"])]))
     git = facts["git"] or {}
@@ -212,13 +267,12 @@ def settings(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]
 
 
 def _shown(values: Mapping[str, Any]) -> list[tuple[str, str]]:
-    def show(key: str, value: Any) -> str:
-        if isinstance(value, list):
-            return ", ".join(show(key, item) for item in value)
-        return show_epsilon(value) if key in ("epsilon", "step_size") else str(value)
-
     return [
-        (key.replace("_", " "), show(key, value))
+        (key.replace("_", " "), show_setting(key, value))
         for key, value in values.items()
         if not isinstance(value, Mapping) and value is not None
     ]
+
+
+def _title(name: str) -> str:
+    return name[0].upper() + name[1:]

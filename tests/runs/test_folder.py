@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcb import runs
+from mmcb.runs import folder as runs
 from mmcb.config import Config
 from mmcb.errors import MmcbError
 from mmcb.runs import RunDir, git_state, newest_run, read_manifest
@@ -193,7 +193,7 @@ def test_git_state_of_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     package = tmp_path / "repo" / "mmcb"
     package.mkdir(parents=True)
     (package / "__init__.py").touch()
-    monkeypatch.setattr(runs, "__file__", str(package / "runs.py"))
+    monkeypatch.setattr(runs, "__file__", str(package / "__init__.py"))
     assert git_state() == {"commit": None, "dirty": None}
 
     def git(*args: str) -> None:

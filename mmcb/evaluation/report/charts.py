@@ -1,0 +1,138 @@
+"""The page's charts: trainings, attacks' losses, success against budget; one for all its models.
+
+What the runs logged is read for showing only: a run that is no longer there leaves a gap.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmcb.evaluation.comparison import Column
+from mmcb.evaluation.facts import attack_curves
+from mmcb.evaluation.report import plots
+from mmcb.evaluation.rows import ASR_NAMES
+from mmcb.evaluation.summarize import ATTACKS
+from mmcb.pages.charts import Chart
+from mmcb.pages.curves import Point
+from mmcb.pages.training_charts import training_charts
+
+_TRAINING_CHARTS = ("reroute", "retain", "cosine", "heldout")
+
+
+@dataclass(frozen=True, slots=True)
+class ChartGroup:
+    """Charts that belong together, under a title."""
+
+    title: str
+    charts: tuple[Chart, ...]
+
+
+def training_groups(columns: Sequence[Column]) -> list[ChartGroup]:
+    """The training curves of each adapter, one group for each run."""
+    groups: dict[str, ChartGroup] = {}
+    for column in columns:
+        training = column.evaluation.results.get("training")
+        if column.role == "base" or training is None or training["run"] in groups:
+            continue
+        prefix = f"training{len(groups)}"
+        charts = training_charts(Path(training["run"]), _TRAINING_CHARTS, prefix=prefix)
+        if charts:
+            groups[training["run"]] = ChartGroup(column.label, tuple(charts))
+    return list(groups.values())
+
+
+def loss_groups(columns: Sequence[Column]) -> list[ChartGroup]:
+    """Loss curves of each optimised attack, a chart for each model, on one scale."""
+    found = [(column, _curves(column)) for column in columns]
+    groups = []
+    for attack in ATTACKS:
+        own = [(column, curves[attack]) for column, curves in found if curves.get(attack)]
+        tops = [y for _, curves in own for points, _ in curves for _, y in points]
+        finite = [y for y in tops if math.isfinite(y)]
+        if finite:
+            top = 1.04 * max(finite)
+            charts = tuple(
+                _loss_chart(attack, column, curves, top, name=f"loss-{attack}-{number}")
+                for number, (column, curves) in enumerate(own)
+            )
+            groups.append(ChartGroup(_title(attack), charts))
+    return groups
+
+
+_Curves = Sequence[tuple[Sequence[Point], float]]
+"""Each attack's loss curve, and the passes it spent (0 where that was not recorded)."""
+
+
+def _curves(column: Column) -> Mapping[str, _Curves]:
+    attempts = {
+        one.item.attempt.id: one.item.attempt
+        for one in column.evaluation.judged
+        if one.item.attempt.model == column.role
+    }
+    runs = [Path(run) for run in column.evaluation.results["settings"]["attack"]["runs"]]
+    curves: dict[str, list[tuple[Sequence[Point], float]]] = {}
+    for name, points in attack_curves(runs, attempts.values()).items():
+        attempt = attempts[name]
+        curves.setdefault(attempt.attack, []).append((points, attempt.measures.get("passes", 0.0)))
+    return curves
+
+
+def _loss_chart(attack: str, column: Column, curves: _Curves, top: float, *, name: str) -> Chart:
+    passes = [spent for _, spent in curves]
+    mean = f", {sum(passes) / len(passes):.0f} passes each on average" if any(passes) else ""
+    note = f"{len(curves)} attacks (thin) and their median (thick){mean}"
+    svg = plots.loss_chart(
+        [points for points, _ in curves],
+        tone=column.tone,
+        name=name,
+        description=f"Loss of the {ASR_NAMES[attack]} on {column.label} over its steps: {note}",
+        top=top,
+    )
+    return Chart(f"Attack on the {column.label} model", svg, note)
+
+
+def budget_charts(columns: Sequence[Column]) -> list[Chart]:
+    """Success against budget, a chart for each attack that has one, all models in it."""
+    charts = []
+    for attack in ATTACKS:
+        budgets = [
+            (column, budget)
+            for column in columns
+            if (budget := _budget(column, attack)) is not None
+        ]
+        if not budgets:
+            continue
+        words = ", ".join(f"{column.label}: {_ends(budget)}" for column, budget in budgets)
+        losses = {float(budget["stop_loss"]) for _, budget in budgets if "stop_loss" in budget}
+        dotted = ""
+        if losses:
+            least = ", ".join(f"{loss:g}" for loss in sorted(losses))
+            dotted = f"; dotted: target loss below {least}"
+        svg = plots.budget_chart(
+            [(column.tone, budget) for column, budget in budgets],
+            name=f"budget-{attack}",
+            description=f"Success of the {ASR_NAMES[attack]} against passes spent: {words}",
+        )
+        charts.append(Chart(_title(attack), svg, f"{words}{dotted}"))
+    return charts
+
+
+def _budget(column: Column, attack: str) -> Mapping[str, Any] | None:
+    by_attack = (column.evaluation.results.get("budget") or {}).get(column.role) or {}
+    found: Mapping[str, Any] | None = by_attack.get(attack)
+    return found
+
+
+def _ends(budget: Mapping[str, Any]) -> str:
+    """Where a curve ends: `46 of 48 within 100 passes`."""
+    broken = budget["succeeded"][-1] if budget["succeeded"] else [budget["spent"], 0]
+    return f"{broken[1]:.0f} of {budget['n']} within {broken[0]:.0f} passes"
+
+
+def _title(attack: str) -> str:
+    name = ASR_NAMES[attack]
+    return name[0].upper() + name[1:]
