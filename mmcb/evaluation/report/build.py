@@ -18,6 +18,7 @@ from mmcb.evaluation.facts import attack_curves, show_epsilon
 from mmcb.evaluation.inputs import Inputs
 from mmcb.evaluation.report import plots, words
 from mmcb.evaluation.report.gallery import Card, hijack_cards, text_cards
+from mmcb.evaluation.report.runs import run_table
 from mmcb.evaluation.summarize import Judged
 from mmcb.evaluation.table import ASR_NAMES, CAPABILITY_NAMES, format_share
 from mmcb.pages.charts import Chart
@@ -70,7 +71,7 @@ def render(
             warnings=words.warnings(results),
             asr_names=_present(ASR_NAMES, results, "asr"),
             capability_names=_present(CAPABILITY_NAMES, results, "capability"),
-            runs=[("", results["runs"])],
+            runs=[run_table("", results["runs"])],
             categories=results["categories"],
             category_attacks=_category_attacks(results),
             training_charts=_training_charts(training),
