@@ -105,7 +105,13 @@ def _commit(manifest: Mapping[str, Any]) -> str:
 
 def _size(file: Path) -> str:
     size = file.stat().st_size
-    return f"{size} B" if size < 10_000 else f"{size / 1e3:.0f} kB" if size < 1e7 else f"{size / 1e6:.0f} MB"
+    return (
+        f"{size} B"
+        if size < 10_000
+        else f"{size / 1e3:.0f} kB"
+        if size < 1e7
+        else f"{size / 1e6:.0f} MB"
+    )
 
 
 if __name__ == "__main__":

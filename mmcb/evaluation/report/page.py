@@ -17,6 +17,7 @@ from mmcb.evaluation.differences import MEANING, Difference, find_differences
 from mmcb.evaluation.report import charts, words
 from mmcb.evaluation.report.gallery import Card, hijack_cards, text_cards
 from mmcb.evaluation.report.paper import paper_tables
+from mmcb.evaluation.report.runs import run_table
 from mmcb.evaluation.report.track import track
 from mmcb.evaluation.rows import attack_rows, benign_rows, capability_rows, category_tables
 from mmcb.evaluation.table import format_share
@@ -52,7 +53,7 @@ def render_page(
         "warnings": _warnings(evaluations, several=several),
         "judge_words": words.judges(columns, judges),
         "agreement": [(e.name, e.results.get("agreement")) for e in evaluations],
-        "runs": [(e.name, e.results.get("runs")) for e in evaluations],
+        "runs": [run_table(e.name, e.results.get("runs", {})) for e in evaluations],
         "transfer_words": _transfer(evaluations, several=several),
         "differences": _differences(evaluations),
         "papers": paper_tables(columns),
