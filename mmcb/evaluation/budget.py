@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from mmcb.evaluation.facts import attack_names
 from mmcb.evaluation.summarize import Judged
 from mmcb.pages.curves import Point
 
@@ -35,7 +36,7 @@ class _Spent:
 def attack_budgets(
     judged: Sequence[Judged], curves: Mapping[str, Sequence[Point]], *, judge: str
 ) -> dict[str, Any]:
-    """By role and attack: counts of behaviors broken, over the passes spent.
+    """By role and attack, or run of an attack: behaviors broken, over the passes spent.
 
     Args:
         judged: all answers.
@@ -43,19 +44,21 @@ def attack_budgets(
         judge: whose word counts.
 
     Returns:
-        `{role: {attack: {n, spent, stop_loss, succeeded, below}}}`. `succeeded` and `below` are
+        `{role: {name: {n, spent, stop_loss, succeeded, below}}}`, by the names of
+        `attack_names`. `succeeded` and `below` are
         lists of [passes, count], the count of behaviors broken with no more passes than that;
         `spent` is the largest budget. `below` counts those whose loss was under `stop_loss`, with
         `n_below` attacks in all; both are missing where the attack has no such loss.
     """
+    attempts = [one.item.attempt for one in judged]
+    names = attack_names(attempts)
     groups: dict[tuple[str, str], list[Judged]] = {}
-    for one in judged:
-        attempt = one.item.attempt
+    for one, attempt in zip(judged, attempts, strict=True):
         if attempt.id in curves and not one.transferred:
-            groups.setdefault((attempt.model, attempt.attack), []).append(one)
+            groups.setdefault((attempt.model, names[attempt.id]), []).append(one)
     table: dict[str, Any] = {}
-    for (role, attack), members in groups.items():
-        table.setdefault(role, {})[attack] = _budget(members, curves, judge)
+    for (role, name), members in groups.items():
+        table.setdefault(role, {})[name] = _budget(members, curves, judge)
     return table
 
 

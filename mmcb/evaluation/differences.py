@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from mmcb.evaluation.comparison import Evaluation
 from mmcb.evaluation.facts import show_epsilon
+from mmcb.evaluation.rows import attack_title
 
 Weight = Literal["measuring", "attack", "software"]
 """`measuring`: what was asked and how it was judged; `attack`: how strong the attacks were;
@@ -69,7 +70,7 @@ def _facts(results: Mapping[str, Any]) -> dict[tuple[Weight, str], str]:
             facts["measuring", key.replace("_", " ")] = str(value)
     for attack, by_role in (settings["attack"].get("settings") or {}).items():
         for role, values in by_role.items():
-            facts |= _attack_facts(f"{attack.replace('_', ' ')} on {role}", values)
+            facts |= _attack_facts(f"{attack_title(attack)} on {role}", values)
     facts["software", "engine"] = str(settings.get("engine"))
     for key, value in (settings.get("versions") or {}).items():
         facts["software", key] = str(value)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcb.config import format_fraction
+from mmcb.evaluation.inputs import RUN
 from mmcb.pages.curves import Point, read_json, read_lines, training_curves
 from mmcb.records import Attempt
 
@@ -18,7 +19,7 @@ MAX_VALUES = 4
 """A setting with more different values than this belongs to the single attack, not to the run."""
 
 
-_OF_ONE_ATTEMPT = frozenset({"source", "template", "case", "sample", "script"})
+_OF_ONE_ATTEMPT = frozenset({RUN, "source", "template", "case", "sample", "script"})
 
 
 def training_facts(run: Path | None) -> dict[str, Any] | None:
@@ -45,24 +46,42 @@ def training_facts(run: Path | None) -> dict[str, Any] | None:
 def attack_facts(hijacks: Sequence[Path], attempts: Iterable[Attempt]) -> dict[str, Any]:
     """Each attack's settings by model: epsilon, steps and whatever else its runs recorded.
 
-    A setting on which the attempts differ is given as the list of its values.
+    A setting on which the attempts differ is given as the list of its values. `settings` has an
+    entry for each name that `attack_names` gives.
     """
+    own = [attempt for attempt in attempts if attempt.attack != "task"]
+    names = attack_names(own)
     values: dict[str, dict[str, dict[str, set[Any]]]] = {}
-    for attempt in attempts:
-        if attempt.attack != "task" and "transferred_from" not in attempt.settings:
-            found = values.setdefault(attempt.attack, {}).setdefault(attempt.model, {})
+    for attempt in own:
+        if "transferred_from" not in attempt.settings:
+            found = values.setdefault(names[attempt.id], {}).setdefault(attempt.model, {})
             for key, value in attempt.settings.items():
-                if key in _OF_ONE_ATTEMPT:
-                    continue
-                found.setdefault(key, set()).add(value)
+                if key not in _OF_ONE_ATTEMPT:
+                    found.setdefault(key, set()).add(value)
     return {
         "runs": [str(folder) for folder in hijacks],
         "adapters": [adapter for folder in hijacks if (adapter := attacked_adapter(folder))],
         "settings": {
-            attack: {role: _few(found) for role, found in sorted(by_role.items())}
-            for attack, by_role in sorted(values.items())
+            name: {role: _few(found) for role, found in sorted(by_role.items())}
+            for name, by_role in sorted(values.items())
             if any(by_role.values())
         },
+    }
+
+
+def attack_names(attempts: Iterable[Attempt]) -> dict[str, str]:
+    """What each attempt belongs to, by its id: two runs with other settings are two attacks.
+
+    The attack's name where the attempts hold one run of it, so that evaluations compare whatever
+    their runs are called; else the name and the run, as `image_hijack: patch`.
+    """
+    own = [(attempt.id, attempt.attack, attempt.settings.get(RUN)) for attempt in attempts]
+    runs: dict[str, set[Any]] = {}
+    for _, attack, run in own:
+        runs.setdefault(attack, set()).add(run)
+    return {
+        id_: attack if run is None or len(runs[attack]) == 1 else f"{attack}: {run}"
+        for id_, attack, run in own
     }
 
 

@@ -24,6 +24,13 @@ ASR_NAMES = {
 }
 """How the attacks are called wherever a person reads them."""
 
+
+def attack_title(name: str) -> str:
+    """How an attack, or one of several runs of it (`facts.attack_names`), is called."""
+    attack, _, run = name.partition(": ")
+    return f"{ASR_NAMES[attack]}: {run}" if run else ASR_NAMES[attack]
+
+
 CAPABILITY_NAMES = {
     "caption": "captions",
     "vqa": "visual questions",

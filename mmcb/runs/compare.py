@@ -13,6 +13,7 @@ from rich.table import Table
 from mmcb.cli import run_command
 from mmcb.errors import MmcbError
 from mmcb.runs.config import CompareConfig
+from mmcb.runs.found import evaluation_folder
 
 if TYPE_CHECKING:
     from mmcb.evaluation.comparison import Column, Evaluation
@@ -58,15 +59,9 @@ def _read(config: CompareConfig) -> list[Evaluation]:
         raise MmcbError(f"--out {config.out}: a page's name ends in .html")
     names = config.names or _names(config.runs)
     return [
-        load_evaluation(_evaluation_folder(run), name=name)
+        load_evaluation(evaluation_folder(run), name=name)
         for run, name in zip(config.runs, names, strict=True)
     ]
-
-
-def _evaluation_folder(run: Path) -> Path:
-    """The folder itself, or the evaluation that a training ended with."""
-    inner = run / "evaluation"
-    return inner if (inner / "results.json").is_file() else run
 
 
 def _names(runs: Sequence[Path]) -> list[str]:

@@ -14,7 +14,7 @@ class LsConfig(Config):
     """List the runs in a folder, the newest first."""
 
     root: tyro.conf.Positional[Path] = Path("runs")
-    """Folder of the runs; those up to three levels below it are found."""
+    """Folder of the runs; those up to four levels below it are found."""
 
     kind: str | None = None
     """Only runs of one command, such as training or attacks.gcg; attacks for all of them."""

@@ -11,7 +11,8 @@ from typing import Any
 from mmcb.errors import MmcbError
 from mmcb.runs.folder import read_manifest
 
-_LEVELS = ("manifest.json", "*/manifest.json", "*/*/manifest.json", "*/*/*/manifest.json")
+LEVELS = 4
+"""Folders below the root that are looked into: a suite's attacks lie so deep in `runs`."""
 
 QUIET_MINUTES = 15
 """A run that is not finished and has written nothing for so long counts as stopped."""
@@ -61,7 +62,7 @@ class Run:
 
 
 def find_runs(root: Path) -> list[Run]:
-    """Every run up to three levels below a folder, the newest first.
+    """Every run up to `LEVELS` levels below a folder, the newest first.
 
     Raises:
         MmcbError: there is no such folder.
@@ -71,9 +72,15 @@ def find_runs(root: Path) -> list[Run]:
     return sorted(_runs(root), key=lambda run: (run.started, str(run.path)), reverse=True)
 
 
+def evaluation_folder(run: Path) -> Path:
+    """Where a run's results are: in itself, or in the evaluation that it ended with."""
+    inner = run / "evaluation"
+    return inner if (inner / "results.json").is_file() else run
+
+
 def _runs(root: Path) -> Iterator[Run]:
-    for pattern in _LEVELS:
-        for file in root.glob(pattern):
+    for level in range(LEVELS + 1):
+        for file in root.glob("*/" * level + "manifest.json"):
             try:
                 run = Run(file.parent, read_manifest(file.parent))
                 _ = run.started
@@ -88,4 +95,6 @@ def _time(text: str) -> datetime:
 
 
 def _last_written(path: Path) -> float:
-    return max(entry.stat().st_mtime for entry in [path, *path.iterdir()])
+    """The newest change in the folder, of the runs inside it too: a suite writes into those."""
+    inside = (file for depth in (1, 2, 3) for file in path.glob("/".join("*" * depth)))
+    return max(file.stat().st_mtime for file in (path, *inside))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mmcb.errors import MmcbError
 from mmcb.pages.curves import read_lines, training_curves
-from mmcb.runs.found import Run
+from mmcb.runs.found import Run, evaluation_folder
 
 _COSINES = {"heldout_reroute_cosine": "harmful", "heldout_retain_cosine": "benign"}
 
@@ -17,8 +17,8 @@ def outcome(run: Run) -> str:
     """The headline number of a run; its error if it failed, nothing if there is none yet."""
     if run.manifest.get("error"):
         return str(run.manifest["error"]).partition("\n")[0]
-    if run.kind == "evaluation":
-        return _evaluation(run.path)
+    if run.kind in ("evaluation", "suite"):
+        return _evaluation(evaluation_folder(run.path))
     if run.kind == "training":
         return _training(run.path)
     if run.kind.startswith("attacks."):

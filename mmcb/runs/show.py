@@ -12,7 +12,7 @@ from rich.markup import escape
 from mmcb.cli import run_command
 from mmcb.runs.config import ShowConfig
 from mmcb.runs.folder import read_manifest
-from mmcb.runs.found import Run
+from mmcb.runs.found import Run, evaluation_folder
 from mmcb.runs.outcome import outcome
 
 
@@ -56,20 +56,22 @@ def _story(run: Run) -> Iterable[tuple[str, str]]:
 
 
 def _results(run: Run, console: Console) -> None:
-    if (run.path / "results.json").is_file():
+    folder = evaluation_folder(run.path)
+    if (folder / "results.json").is_file():
         from mmcb.evaluation.comparison import columns_of, load_evaluation
         from mmcb.evaluation.report.words import headline, warnings
         from mmcb.evaluation.table import print_columns
 
-        evaluation = load_evaluation(run.path)
+        evaluation = load_evaluation(folder)
         columns = columns_of([evaluation])
         sentences = [headline(columns), *warnings(evaluation.results)]
         _section(console, "Results", [("", sentence) for sentence in sentences])
         print_columns(columns, evaluation.judges, title="Results", console=console)
     elif outcome(run):
         _section(console, "Results", [("", outcome(run))])
-    if (run.path / "report.html").is_file():
-        console.print(f"report: {escape(str(run.path / 'report.html'))}", soft_wrap=True)
+    for page in dict.fromkeys((run.path / "report.html", folder / "report.html")):
+        if page.is_file():
+            console.print(f"report: {escape(str(page))}", soft_wrap=True)
 
 
 def _section(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from mmcb.evaluation.budget import attack_budgets
@@ -71,6 +73,24 @@ def test_a_result_kept_for_another_reason_counts_from_the_end() -> None:
 def test_attacks_without_a_curve_have_no_budget() -> None:
     one = judged("a", True, passes=4, loss=1.5, stop=0.0)
     assert attack_budgets([one], {}, judge="miniature") == {}
+
+
+def test_two_runs_of_one_attack_are_two_attacks() -> None:
+    found = []
+    for run, stop in (("weak", 0.5), ("strong", 0.1), ("strong", 0.1)):
+        one = judged(f"{run}{len(found)}", True, passes=2, loss=0.05, stop=stop)
+        attempt = one.item.attempt
+        named = attempt.model_copy(update={"settings": {**attempt.settings, "run": run}})
+        found.append(replace(one, item=replace(one.item, attempt=named)))
+    curves = {one.item.attempt.id: curve(3, 0.05) for one in found}
+    budgets = attack_budgets(found, curves, judge="miniature")["defended"]
+    assert {name: budget["n"] for name, budget in budgets.items()} == {
+        "gcg: weak": 1,
+        "gcg: strong": 2,
+    }
+    # One run of a kind goes by the attack's name, whatever the folder was called.
+    only = attack_budgets(found[1:], curves, judge="miniature")["defended"]
+    assert list(only) == ["gcg"]
 
 
 @pytest.mark.parametrize(("thresholds", "there"), [((0.5, 0.5), True), ((0.5, 0.1), False)])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mmcb.__main__ import main
 from mmcb.runs.found import QUIET_MINUTES, find_runs
 from mmcb.runs.outcome import outcome
-from tests.evaluation.made_up_results import make_results, rate
+from tests.evaluation.made_up_results import make_results, rate, save_results
 
 ASR = {
     "base": {"prefill": (10, 10), "image_hijack": (10, 10), "image_hijack_heldout": (9, 10)},
@@ -58,6 +59,10 @@ def root(tmp_path: Path) -> Path:
     attack = make_run(root / "three", "attacks.gcg", day=2)
     reached = [{"model": "base", "measures": {"target_reached": float(k)}} for k in (1, 1, 0)]
     write_lines(attack / "attempts.jsonl", [*reached, {"model": "defended", "measures": {}}])
+    suite = make_run(root / "suite/mine", "suite", day=5)
+    inner = make_run(suite / "attacks/gcg5", "attacks.gcg", day=1)
+    write_lines(inner / "attempts.jsonl", reached)
+    save_results(suite / "evaluation", make_results(ASR))
     broken = make_run(root / "four", "training", status="failed", error="MmcbError: [stuck]\nmore")
     write_lines(broken / "metrics.jsonl", [])
     (root / "not-ours").mkdir()
@@ -78,14 +83,22 @@ def test_ls(
 ) -> None:
     lines = run(capsys, monkeypatch, "ls", str(root)).splitlines()
     assert [line.split()[-1] for line in lines[::2]] == [
-        str(root / name) for name in ("evaluation/one", "training/two", "three", "four")
+        str(root / name)
+        for name in (
+            *("suite/mine", "evaluation/one", "training/two", "three", "suite/mine/attacks/gcg5"),
+            "four",
+        )
     ]
-    assert [line.split()[0] for line in lines[::2]] == ["finished"] * 3 + ["failed"]
-    assert [line.strip() for line in lines[1::2]] == [
+    assert [line.split()[0] for line in lines[::2]] == ["finished"] * 5 + ["failed"]
+    rates = (
         "image hijack: base 100\u00a0%, defended 20\u00a0%; "
-        "image hijack, held-out: base 90\u00a0%, defended 50\u00a0%",
+        "image hijack, held-out: base 90\u00a0%, defended 50\u00a0%"
+    )
+    assert [line.strip() for line in lines[1::2]] == [
+        *(rates, rates),
         "150 steps, held-out cosine: harmful 0.12, benign 0.99",
         "target reached: 2 of 3 on base, 0 of 1 on defended",
+        "target reached: 2 of 3 on base",
         "MmcbError: [stuck]",
     ]
     attacks = run(capsys, monkeypatch, "ls", str(root), "--kind", "attacks")
@@ -164,3 +177,28 @@ def test_what_cannot_be_compared(
         run(capsys, monkeypatch, "compare", str(root / args[0]), *args[1:])
     assert stop.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_no_heavy_package_is_imported(root: Path) -> None:
+    """They answer at once: also where they show an evaluation, and with no GPU stack loaded."""
+    code = """
+import sys
+from pathlib import Path
+from mmcb.runs.compare import compare_runs
+from mmcb.runs.config import CompareConfig, LsConfig, ShowConfig
+from mmcb.runs.ls import list_runs
+from mmcb.runs.show import show_run
+root, one = Path(sys.argv[1]), Path(sys.argv[1]) / "evaluation/one"
+list_runs(LsConfig(root=root))
+show_run(ShowConfig(run=one))
+compare_runs(CompareConfig(runs=(one,)))
+heavy = {"torch", "transformers", "peft", "datasets", "matplotlib", "numpy"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(root)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr

@@ -6,15 +6,15 @@ What the runs logged is read for showing only: a run that is no longer there lea
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmcb.evaluation.comparison import Column
-from mmcb.evaluation.facts import attack_curves
+from mmcb.evaluation.facts import attack_curves, attack_names
 from mmcb.evaluation.report import plots
-from mmcb.evaluation.rows import ASR_NAMES
+from mmcb.evaluation.rows import attack_title
 from mmcb.evaluation.summarize import ATTACKS
 from mmcb.pages.charts import Chart
 from mmcb.pages.curves import Point
@@ -48,15 +48,15 @@ def training_groups(columns: Sequence[Column]) -> list[ChartGroup]:
 def loss_groups(columns: Sequence[Column]) -> list[ChartGroup]:
     """Loss curves of each optimised attack, a chart for each model, on one scale."""
     found = [(column, _curves(column)) for column in columns]
-    groups = []
-    for attack in ATTACKS:
+    groups: list[ChartGroup] = []
+    for attack in _in_order(name for _, curves in found for name in curves):
         own = [(column, curves[attack]) for column, curves in found if curves.get(attack)]
         tops = [y for _, curves in own for points, _ in curves for _, y in points]
         finite = [y for y in tops if math.isfinite(y)]
         if finite:
             top = 1.04 * max(finite)
             charts = tuple(
-                _loss_chart(attack, column, curves, top, name=f"loss-{attack}-{number}")
+                _loss_chart(attack, column, curves, top, name=f"loss-{len(groups)}-{number}")
                 for number, (column, curves) in enumerate(own)
             )
             groups.append(ChartGroup(_title(attack), charts))
@@ -74,10 +74,11 @@ def _curves(column: Column) -> Mapping[str, _Curves]:
         if one.item.attempt.model == column.role
     }
     runs = [Path(run) for run in column.evaluation.results["settings"]["attack"]["runs"]]
+    names = attack_names(attempts.values())
     curves: dict[str, list[tuple[Sequence[Point], float]]] = {}
-    for name, points in attack_curves(runs, attempts.values()).items():
-        attempt = attempts[name]
-        curves.setdefault(attempt.attack, []).append((points, attempt.measures.get("passes", 0.0)))
+    for id_, points in attack_curves(runs, attempts.values()).items():
+        passes = attempts[id_].measures.get("passes", 0.0)
+        curves.setdefault(names[id_], []).append((points, passes))
     return curves
 
 
@@ -89,7 +90,7 @@ def _loss_chart(attack: str, column: Column, curves: _Curves, top: float, *, nam
         [points for points, _ in curves],
         tone=column.tone,
         name=name,
-        description=f"Loss of the {ASR_NAMES[attack]} on {column.label} over its steps: {note}",
+        description=f"Loss of the {attack_title(attack)} on {column.label} over its steps: {note}",
         top=top,
     )
     return Chart(f"Attack on the {column.label} model", svg, note)
@@ -97,15 +98,10 @@ def _loss_chart(attack: str, column: Column, curves: _Curves, top: float, *, nam
 
 def budget_charts(columns: Sequence[Column]) -> list[Chart]:
     """Success against budget, a chart for each attack that has one, all models in it."""
-    charts = []
-    for attack in ATTACKS:
-        budgets = [
-            (column, budget)
-            for column in columns
-            if (budget := _budget(column, attack)) is not None
-        ]
-        if not budgets:
-            continue
+    found = [(column, _budgets(column)) for column in columns]
+    charts: list[Chart] = []
+    for attack in _in_order(name for _, own in found for name in own):
+        budgets = [(column, own[attack]) for column, own in found if attack in own]
         words = ", ".join(f"{column.label}: {_ends(budget)}" for column, budget in budgets)
         losses = {float(budget["stop_loss"]) for _, budget in budgets if "stop_loss" in budget}
         dotted = ""
@@ -114,17 +110,20 @@ def budget_charts(columns: Sequence[Column]) -> list[Chart]:
             dotted = f"; dotted: target loss below {least}"
         svg = plots.budget_chart(
             [(column.tone, budget) for column, budget in budgets],
-            name=f"budget-{attack}",
-            description=f"Success of the {ASR_NAMES[attack]} against passes spent: {words}",
+            name=f"budget-{len(charts)}",
+            description=f"Success of the {attack_title(attack)} against passes spent: {words}",
         )
         charts.append(Chart(_title(attack), svg, f"{words}{dotted}"))
     return charts
 
 
-def _budget(column: Column, attack: str) -> Mapping[str, Any] | None:
-    by_attack = (column.evaluation.results.get("budget") or {}).get(column.role) or {}
-    found: Mapping[str, Any] | None = by_attack.get(attack)
-    return found
+def _budgets(column: Column) -> Mapping[str, Mapping[str, Any]]:
+    return (column.evaluation.results.get("budget") or {}).get(column.role) or {}
+
+
+def _in_order(names: Iterable[str]) -> list[str]:
+    """Attacks in the tables' order, runs of one kind in their own."""
+    return sorted(dict.fromkeys(names), key=lambda name: ATTACKS.index(name.partition(": ")[0]))
 
 
 def _ends(budget: Mapping[str, Any]) -> str:
@@ -134,5 +133,5 @@ def _ends(budget: Mapping[str, Any]) -> str:
 
 
 def _title(attack: str) -> str:
-    name = ASR_NAMES[attack]
+    name = attack_title(attack)
     return name[0].upper() + name[1:]

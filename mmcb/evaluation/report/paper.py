@@ -16,7 +16,7 @@ from typing import Any
 from mmcb.evaluation.comparison import NOT_MEASURED, Column, Rate
 from mmcb.evaluation.differences import show_setting
 from mmcb.evaluation.metrics import wilson_interval
-from mmcb.evaluation.rows import ASR_NAMES, Cell
+from mmcb.evaluation.rows import Cell, attack_title
 from mmcb.models.families import FAMILIES
 
 FILE = Path(__file__).with_name("paper.json")
@@ -132,19 +132,17 @@ def _warnings(protocol: Mapping[str, Any], columns: Sequence[Column]) -> Iterato
 
 
 def _budget(attack: str, theirs: Mapping[str, Any], column: Column) -> Iterator[str]:
-    by_attack = column.evaluation.results["settings"]["attack"].get("settings") or {}
-    ours = (by_attack.get(attack) or {}).get(column.role) or {}
-    different = [key for key in theirs if key in ours and not _same(theirs[key], ours[key])]
-    if different:
-        words = [key.replace("_", " ") for key in different]
-        shown = [
-            ", ".join(
-                f"{word} {show_setting(key, values[key])}"
-                for word, key in zip(words, different, strict=True)
-            )
-            for values in (theirs, ours)
-        ]
-        yield f"Budget of the {ASR_NAMES[attack]}: the paper's is {shown[0]}; ours is {shown[1]}."
+    by_run = column.evaluation.results["settings"]["attack"].get("settings") or {}
+    for run, roles in by_run.items():
+        ours = roles.get(column.role) or {}
+        keys = [key for key in theirs if key in ours and not _same(theirs[key], ours[key])]
+        if run.partition(": ")[0] == attack and keys:
+            shown = [
+                ", ".join(f"{key.replace('_', ' ')} {show_setting(key, of[key])}" for key in keys)
+                for of in (theirs, ours)
+            ]
+            name = attack_title(run)
+            yield f"Budget of the {name}: the paper's is {shown[0]}; ours is {shown[1]}."
 
 
 def _same(theirs: Any, ours: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 from mmcb.evaluation.capability import CAPABILITY_TASKS
 from mmcb.evaluation.comparison import Column, Rate, measured_attacks
 from mmcb.evaluation.differences import show_setting
-from mmcb.evaluation.rows import ASR_NAMES, CAPABILITY_NAMES
+from mmcb.evaluation.rows import ASR_NAMES, CAPABILITY_NAMES, attack_title
 
 TEXT_SECTIONS = {
     "embedding": ("Input embeddings", 3),
@@ -255,7 +255,7 @@ def settings(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]
     for attack, by_role in (facts["attack"].get("settings") or {}).items():
         for role, values in by_role.items():
             if values:
-                groups.append((f"{_title(ASR_NAMES[attack])}, {role}", _shown(values)))
+                groups.append((f"{_title(attack_title(attack))}, {role}", _shown(values)))
     if training:
         groups.append(("Training", [("run", training["run"]), *_shown(training["recipe"])]))
     git = facts["git"] or {}
