@@ -142,6 +142,7 @@ def _evaluate(config: DemoConfig, adapter: Path) -> dict[str, Any]:
             tasks=config.world / "evaluation/tasks.jsonl",
             triggers=config.world / "attacks/triggers.txt",
             hijacks=(config.out / "hijacks",),
+            perplexity=True,
             show_harmful=True,  # the miniature's harm is invented words
             title="mmcb demo: tiny-llava-next before and after circuit breakers",
             out=config.out,

@@ -67,6 +67,10 @@ class Column:
         """Share of coherent answers to an attack, by the judge that speaks beside `judge`."""
         return self._rate("coherence", panel_of(judge).coherence, self.role, key)
 
+    def perplexity(self, key: str) -> float | None:
+        """Median perplexity of the answers to an attack, where it was measured."""
+        return self._rate("perplexity", self.role, key)["value"]
+
     def any_of_n(self, attack: str) -> Rate:
         """Share of behaviors on which any of several attempts succeeded, with `attempts`."""
         return self._rate("any_of_n", self.role, attack)

@@ -54,6 +54,8 @@ class Cell:
     rate: Rate
     beside: tuple[tuple[str, Rate], ...] = ()
     """Other judges' rates, and the share of coherent answers, each with its name."""
+    perplexity: float | None = None
+    """Median over the answers, under the base model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ def _attack_cell(column: Column, key: str, judges: Sequence[str]) -> Cell:
         return Cell(column, NOT_MEASURED)
     beside = [(judge, column.asr(judge, key)) for judge in others]
     beside.append(("coherent", column.coherent(first, key)))
-    return Cell(column, column.asr(first, key), tuple(beside))
+    return Cell(column, column.asr(first, key), tuple(beside), column.perplexity(key))
 
 
 def capability_rows(columns: Sequence[Column]) -> list[Row]:

@@ -125,6 +125,18 @@ def test_cards_of_every_attack(page: Path) -> None:
     assert "base: loss 3.00 at the start, 0.004 optimised, 400 passes" in text
 
 
+def test_perplexity_stands_beside_coherence_where_it_was_measured(
+    evaluations: list[Evaluation], page: Path
+) -> None:
+    assert "perplexity" not in text_of(page)
+    measured = {"base": {"prefill": {"value": 12.34, "n": 9, "low": 3.0, "high": 20.0}}}
+    first = replace(evaluations[0], results={**evaluations[0].results, "perplexity": measured})
+    text = render_page([first], title="x", command="x", show_harmful=False)
+    assert text.count("<span>perplexity</span>") == 1
+    assert "<span>12.3</span>" in text
+    assert "median perplexity under the base model" in text
+
+
 def test_budget_and_the_papers_tables(page: Path) -> None:
     text = text_of(page)
     assert "base: 12 of 12 within 400 passes, first: 0 of 12 within 400 passes" in text

@@ -91,3 +91,4 @@ def test_numbers_in_words() -> None:
     assert words.interval(half) == "9.4 to 90.5"
     assert words.percent(nothing) == "-"
     assert words.interval(nothing) == "not measured"
+    assert [words.perplexity(x) for x in (1.44, 250.6, 8e4)] == ["1.4", "251", "over 1000"]

@@ -73,6 +73,7 @@ def _environment() -> jinja2.Environment:
     environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = words.percent
     environment.filters["figure"] = words.figure
+    environment.filters["perplexity"] = words.perplexity
     environment.filters["share"] = format_share
     environment.filters["interval"] = words.interval
     environment.filters["track"] = track

@@ -65,6 +65,13 @@ def figure(value: float | None) -> str:
     return "-" if value is None else f"{value:g}" if value % 1 else f"{value:.1f}"
 
 
+def perplexity(value: float) -> str:
+    """A perplexity, as exact as it means anything."""
+    if value < 100:
+        return f"{value:.1f}"
+    return f"{value:.0f}" if value < 1000 else "over 1000"
+
+
 def headline(columns: Sequence[Column]) -> str:
     """The sentence on top: what the strongest attack reached, and what the defence cost."""
     attack = _strongest(columns)
