@@ -201,7 +201,7 @@ def test_plan(tmp_path: Path) -> None:
     captions = make_captions(tmp_path / "out", 300)
     taxonomy = load_taxonomy("miniature")
     config = SynthesisConfig(queries_per_caption=2, heldout_fraction=0.2)
-    jobs = harmful_jobs(captions, config, taxonomy)
+    jobs = list(harmful_jobs(captions, config, taxonomy))
     assert len({job.id for job in jobs}) == len(jobs) == 600
     train = [job for job in jobs if job.split == "train"]
     assert 0.12 < 1 - len(train) / len(jobs) < 0.28
@@ -217,7 +217,7 @@ def test_plan(tmp_path: Path) -> None:
     splits = {job.caption.id: job.split for job in jobs}
     assert all(splits[job.caption.id] == job.split for job in benign_jobs(captions, config))
     # A set that grows keeps what it had.
-    assert harmful_jobs(captions[:100], config, taxonomy) == jobs[:200]
+    assert list(harmful_jobs(captions[:100], config, taxonomy)) == jobs[:200]
     other = harmful_jobs(captions, config.model_copy(update={"seed": 1}), taxonomy)
     assert [job.split for job in other] != [job.split for job in jobs]
 
