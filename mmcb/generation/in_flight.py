@@ -39,10 +39,7 @@ class BackgroundLoop:
 
     def _serve(self) -> None:
         self._loop.run_forever()
-        left = asyncio.all_tasks(self._loop)
-        for task in left:
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.run_until_complete(_cancel_the_rest())
         self._loop.close()
 
     def answers(
@@ -73,6 +70,13 @@ class BackgroundLoop:
             future.result()
         finally:
             future.cancel()
+
+
+async def _cancel_the_rest() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 async def _answer_all(
