@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from mmcb.coco.objects import CocoObjects
+from mmcb.curation.outlines import Outline, named_objects, outline
 from mmcb.pages.environment import page_environment
 from mmcb.record_index import RecordIndex, temporary_database
 from mmcb.records import Caption, Example
-from mmcb.store import batches, read_records, resolve_image, write_atomic
+from mmcb.store import batches, read_records, relative_image, resolve_image, write_atomic
 
 PER_PAGE = 50
 """Records of a page: some hundred kilobytes of HTML, and no more images than a browser likes."""
@@ -48,6 +50,8 @@ class Entry:
     """Address from the gallery's folder; None for a text-only record."""
     missing: bool
     """The record names an image that is not there."""
+    outline: Outline | None
+    """Of what the request names."""
     turns: tuple[Turn, ...]
     caption: str | None
     """What the writer knew of the image."""
@@ -69,12 +73,15 @@ class _Set:
     The order stands in a temporary database, and a page's records are read when it is written.
     """
 
-    def __init__(self, path: Path, captions: RecordIndex[Caption] | None) -> None:
+    def __init__(
+        self, path: Path, captions: RecordIndex[Caption] | None, coco_root: Path | None
+    ) -> None:
         self.name = NAMES.get(path.stem, path.stem)
         self.stem = path.stem
         self._path = path
         self._captions = captions
         self._records = RecordIndex(path, Example)
+        self._objects = None if coco_root is None else CocoObjects(coco_root, wanted=self._shows)
         self._db = temporary_database()
         self._db.execute(
             "CREATE TABLE entry (section TEXT, heldout INTEGER, line INTEGER, id TEXT,"
@@ -116,11 +123,30 @@ class _Set:
         source = None
         if self._captions is not None:
             source = self._captions.get(str(example.provenance.source_id))
-        return _entry(self._path, example, None if source is None else source.text)
+        return _entry(
+            self._path,
+            example,
+            caption=None if source is None else source.text,
+            outline=self._outline(example),
+        )
+
+    def _shows(self, image: Path) -> bool:
+        return self._records.has_image(relative_image(self._path, image))
+
+    def _outline(self, example: Example) -> Outline | None:
+        if self._objects is None or example.image is None:
+            return None
+        image = resolve_image(self._path, example.image)
+        request = " ".join(m.content for m in example.messages if m.role == "user")
+        return outline(named_objects(request, self._objects.of(image)), image)
 
 
 def write_gallery(
-    paths: Sequence[Path], *, title: str, captions: RecordIndex[Caption] | None = None
+    paths: Sequence[Path],
+    *,
+    title: str,
+    captions: RecordIndex[Caption] | None = None,
+    coco_root: Path | None = None,
 ) -> Path:
     """Write the pages into `gallery/` beside the sets; those of an earlier time are replaced.
 
@@ -128,12 +154,13 @@ def write_gallery(
         paths: The sets' JSONL files, in one folder.
         title: Shown on every page.
         captions: The captions, by the id that provenance names as the source.
+        coco_root: The COCO folder of the pictures, to outline what a request names.
 
     Returns:
         The first page.
     """
     folder = paths[0].parent / "gallery"
-    sets = [_Set(path, captions) for path in paths]
+    sets = [_Set(path, captions, coco_root) for path in paths]
     environment = page_environment(Path(__file__).parent)
     page = environment.get_template("gallery.html.j2")
     written = {folder / "index.html"}
@@ -157,7 +184,7 @@ def _section(example: Example) -> str:
     return str(example.category) if harmful and example.category else example.task
 
 
-def _entry(path: Path, example: Example, caption: str | None) -> Entry:
+def _entry(path: Path, example: Example, *, caption: str | None, outline: Outline | None) -> Entry:
     made = example.provenance
     harmful = example.kind == "circuit_breaker"
     last = len(example.messages) - 1
@@ -169,6 +196,7 @@ def _entry(path: Path, example: Example, caption: str | None) -> Entry:
         split=example.split,
         image=_address(image, path.parent / "gallery") if image is not None and there else None,
         missing=image is not None and not there,
+        outline=outline,
         turns=tuple(
             # A refusal's request is one of the harmful queries; the refusal itself is not.
             Turn(m.role, m.content, veiled=harmful or (example.task == "refusal" and n < last))

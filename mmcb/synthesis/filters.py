@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmcb.curation.config import FilterConfig, WordRange
+from mmcb.curation.grounding import is_grounded
 from mmcb.curation.language import is_foreign
 from mmcb.curation.overlap import Decontamination, PromptIndex
 from mmcb.refusals import is_refusal
-from mmcb.synthesis.grounding import is_grounded
 from mmcb.synthesis.parsing import Pair
 
 Reason = Literal[

@@ -134,6 +134,7 @@ def _show(files: SetFiles) -> None:
             [records.path for records in sets],
             title=f"{config.folder.name}: training sets",
             captions=RecordIndex(files.captions, Caption),
+            coco_root=config.coco_root if config.coco_root.is_dir() else None,
         )
         _log.info("to review by eye: %s", index)
 

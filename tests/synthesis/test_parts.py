@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mmcb.curation.config import FilterConfig, OverlapConfig
+from mmcb.curation.grounding import content_words, is_grounded
 from mmcb.curation.overlap import Decontamination
 from mmcb.errors import MmcbError
 from mmcb.miniature.vocabulary import HARMS, REFUSAL
@@ -15,7 +16,6 @@ from mmcb.refusals import is_refusal
 from mmcb.synthesis.categories import even_category, load_taxonomy
 from mmcb.synthesis.config import RESUMABLE, SynthesisConfig, preset
 from mmcb.synthesis.filters import Grounds, PairFilters
-from mmcb.synthesis.grounding import content_words, is_grounded
 from mmcb.synthesis.parsing import Pair, parse_pair
 from mmcb.synthesis.plan import benign_jobs, harmful_jobs, question_jobs, split_of
 from mmcb.synthesis.templates import KINDS, load_prompts
