@@ -83,7 +83,7 @@ def _caption(config: DemoConfig, sets: Path) -> None:
 
 def _synthesize(config: DemoConfig, sets: Path) -> None:
     from mmcb.records import Caption
-    from mmcb.store import read_records
+    from mmcb.store import RecordFile
     from mmcb.synthesis.config import preset
     from mmcb.synthesis.pipeline import start_run, synthesize
 
@@ -91,7 +91,7 @@ def _synthesize(config: DemoConfig, sets: Path) -> None:
         update={"coco_root": config.world, "out": sets, "seed": config.seed}
     )
     with start_run(settings) as run:
-        synthesize(settings, list(read_records(sets / "captions.jsonl", Caption)), run=run)
+        synthesize(settings, RecordFile(sets / "captions.jsonl", Caption), run=run)
 
 
 def _train(model: str, config: DemoConfig, sets: Path, out: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Generic
 
@@ -120,9 +120,24 @@ class RecordIndex(Generic[RecordT]):
         ).fetchall()
         return [self._read(start, number) for start, number in rows]
 
-    def settle(self) -> None:
-        """Write the file anew: one line an id, in the order of images; torn lines are gone."""
-        rows = self._db.execute("SELECT start FROM line ORDER BY image, start")
+    def get(self, id_: str) -> RecordT | None:
+        """The record of this id, or None.
+
+        Raises:
+            MmcbError: The line is not such a record (named by file and line).
+        """
+        row = self._db.execute("SELECT start, number FROM line WHERE id = ?", (id_,)).fetchone()
+        return None if row is None else self._read(*row)
+
+    def settle(self, order: Callable[[str], str] | None = None) -> None:
+        """Write the file anew: one line an id; torn and discarded lines are gone.
+
+        Args:
+            order: What to sort the ids by; None for the order of images.
+        """
+        self._db.create_function("place", 1, order or str, deterministic=True)
+        by = "image" if order is None else "place(id)"
+        rows = self._db.execute(f"SELECT start FROM line ORDER BY {by}, start")
         with replacing(self.path) as new:
             if self.path.exists():
                 with self.path.open("rb") as old:

@@ -10,9 +10,10 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, Generic, TypeVar
 
 from pydantic import ValidationError
 
@@ -20,6 +21,7 @@ from mmcb.errors import MmcbError
 from mmcb.records import Record
 
 RecordT = TypeVar("RecordT", bound=Record)
+T = TypeVar("T")
 
 
 def record_id(*parts: str | int) -> str:
@@ -37,6 +39,24 @@ def read_records(path: Path, type_: type[RecordT]) -> Iterator[RecordT]:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 yield parse_record(line, type_, path=path, number=number)
+
+
+class RecordFile(Generic[RecordT]):
+    """The records of a JSONL file, read anew each time they are gone through, one at a time."""
+
+    def __init__(self, path: Path, type_: type[RecordT]) -> None:
+        self.path = Path(path)
+        self._type = type_
+
+    def __iter__(self) -> Iterator[RecordT]:
+        return read_records(self.path, self._type)
+
+
+def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items in their order, `size` at a time; the last batch may be smaller."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def parse_record(line: bytes, type_: type[RecordT], *, path: Path, number: int) -> RecordT:
@@ -133,13 +153,13 @@ class RecordWriter:
         """
         if self._file is None:
             raise ValueError("RecordWriter is open only inside its with block")
-        lines = []
-        for record in records:
+        wrote = False
+        for record in records:  # one at a time: there may be more of them than memory holds
             if self._type is not None and not isinstance(record, self._type):
                 raise TypeError(f"{self.path} takes {self._type.__name__}, got {type(record)}")
-            lines.append(record.model_dump_json() + "\n")
-        if lines:
-            self._file.write("".join(lines).encode())
+            self._file.write(record.model_dump_json().encode() + b"\n")
+            wrote = True
+        if wrote:
             self._file.flush()
             os.fsync(self._file.fileno())
 

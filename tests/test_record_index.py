@@ -7,7 +7,7 @@ import pytest
 from mmcb.errors import MmcbError
 from mmcb.record_index import RecordIndex
 from mmcb.records import Task
-from mmcb.store import RecordWriter
+from mmcb.store import RecordWriter, read_records
 
 
 def task(name: str, image: str | None = None, prompt: str = "what ?") -> Task:
@@ -70,3 +70,14 @@ def test_bad_lines_are_named(path: Path) -> None:
         file.write("[]\n")
     with pytest.raises(MmcbError, match=r"tasks\.jsonl:7: not a record with an id"):
         RecordIndex(path, Task)
+
+
+def test_a_record_by_its_id_and_a_file_in_an_order_of_ones_own(path: Path) -> None:
+    index = RecordIndex(path, Task)
+    found = index.get("c")
+    assert found is not None
+    assert found.image == "2.png"
+    assert index.get("e") is None
+    index.discard("c")
+    index.settle(order=lambda id_: {"a": "3", "b": "1", "d": "2"}[id_])
+    assert [record.id for record in read_records(path, Task)] == ["b", "d", "a"]

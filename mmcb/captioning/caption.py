@@ -8,8 +8,7 @@ Images pass through one chunk at a time: memory does not grow with the folder.
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +27,14 @@ from mmcb.log import ProgressBar, get_logger, progress
 from mmcb.record_index import RecordIndex
 from mmcb.records import Caption, Message, Provenance
 from mmcb.runs import RunDir
-from mmcb.store import RecordWriter, read_records, record_id, relative_image, resolve_image
+from mmcb.store import (
+    RecordWriter,
+    batches,
+    read_records,
+    record_id,
+    relative_image,
+    resolve_image,
+)
 
 MINIATURE = (
     "python -m mmcb.miniature && python -m mmcb.captioning --coco-root data/miniature "
@@ -161,7 +167,7 @@ def _no_human_captions(config: CaptioningConfig) -> MmcbError:
 
 def _take_human_captions(job: _Job, images: Iterable[CocoImage], bar: ProgressBar) -> None:
     provenance = Provenance(generator=HUMAN)
-    for chunk in _chunks(images, job.config.batch_size):
+    for chunk in batches(images, job.config.batch_size):
         good = job.readable(chunk, bar)
         records = []
         for image in good:
@@ -180,7 +186,7 @@ def _write_captions(
     sampling = Sampling(max_new_tokens=config.max_new_tokens, batch_size=config.batch_size)
     prompt = (Message(role="user", content=config.prompt),)
     # A few batches at a time: enough to sort by size, and the bad images of a chunk are told early.
-    for chunk in _chunks(images, 8 * config.batch_size):
+    for chunk in batches(images, 8 * config.batch_size):
         by_id = {_caption_id(image.file, 0): image for image in job.readable(chunk, bar)}
         requests = [
             Request(id=id_, messages=prompt, image=image.file.path) for id_, image in by_id.items()
@@ -225,12 +231,6 @@ def _caption_id(file: ImageFile, index: int) -> str:
 
 def _missing(file: ImageFile, done: RecordIndex[Caption], config: CaptioningConfig) -> bool:
     return any(_caption_id(file, index) not in done for index in range(config.captions_per_image))
-
-
-def _chunks(images: Iterable[CocoImage], size: int) -> Iterator[list[CocoImage]]:
-    rest = iter(images)
-    while chunk := list(islice(rest, size)):
-        yield chunk
 
 
 def _check_sees_images(engine: EngineConfig, model: str) -> None:

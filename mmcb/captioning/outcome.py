@@ -44,6 +44,9 @@ class Captioned:
         self._captions = captions
         self._notes = notes
 
+    def __iter__(self) -> Iterator[Caption]:
+        return self.captions()
+
     def captions(self) -> Iterator[Caption]:
         """The captions, in the order of the images."""
         for image in self.index.images():

@@ -55,6 +55,18 @@ class AnnotationFile:
                 if "category_id" in entry:
                     yield int(entry["image_id"]), int(entry["category_id"])
 
+    def shapes(self) -> Iterator[tuple[int, int, Any]]:
+        """COCO's image id and category id of each object, and how it is drawn.
+
+        Polygons as lists of x and y, or a run-length code; the box as a polygon where there is
+        neither.
+        """
+        with self._naming_the_file():
+            for entry in self._items("annotations.item"):
+                if "category_id" in entry:
+                    shape = entry.get("segmentation") or [_corners(*entry["bbox"])]
+                    yield int(entry["image_id"]), int(entry["category_id"]), shape
+
     def captions(self) -> Iterator[tuple[int, str]]:
         """COCO's image id and the words of each caption."""
         with self._naming_the_file():
@@ -83,3 +95,7 @@ class AnnotationFile:
             ) from None
         except OSError as error:
             raise MmcbError(f"{self.path}: {error.strerror or error}") from None
+
+
+def _corners(x: float, y: float, width: float, height: float) -> list[float]:
+    return [x, y, x + width, y, x + width, y + height, x, y + height]

@@ -69,6 +69,10 @@ class FilterConfig(Config):
     """Drop a harmful or how-to pair that shares this much of its word triples with an earlier one
     (Jaccard, by MinHash); None to keep all."""
 
+    max_shot_bleu: UnitFraction | None = 0.5
+    """The greatest BLEU that a pair (query and completion) may have with a pair of --few-shot: more
+    of it is copied; None to keep copies."""
+
     harm_judge: str | None = None
     """Drop a harmful pair whose completion this judge of mmcb.evaluation does not call harmful;
     None to ask none."""

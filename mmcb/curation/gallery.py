@@ -8,17 +8,22 @@ by relative path, not copied. All text is escaped by jinja2.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+from mmcb.coco.objects import CocoObjects
+from mmcb.curation.outlines import Outline, named_objects, outline
 from mmcb.pages.environment import page_environment
-from mmcb.records import Example
-from mmcb.store import resolve_image, write_atomic
+from mmcb.record_index import RecordIndex, temporary_database
+from mmcb.records import Caption, Example
+from mmcb.store import batches, read_records, relative_image, resolve_image, write_atomic
 
 PER_PAGE = 50
 """Records of a page: some hundred kilobytes of HTML, and no more images than a browser likes."""
+
+_ORDER = "ORDER BY section, heldout, line"
 
 NAMES = {"circuit_breaker": "Circuit-breaker set", "retain": "Retain set"}
 
@@ -45,6 +50,8 @@ class Entry:
     """Address from the gallery's folder; None for a text-only record."""
     missing: bool
     """The record names an image that is not there."""
+    outline: Outline | None
+    """Of what the request names."""
     turns: tuple[Turn, ...]
     caption: str | None
     """What the writer knew of the image."""
@@ -60,85 +67,124 @@ class Section:
     href: str
 
 
-@dataclass(frozen=True, slots=True)
 class _Set:
-    """The pages of one set."""
+    """The pages of one set: by category or task, training before held out, else in file order.
 
-    name: str
-    stem: str
-    entries: list[Entry]
+    The order stands in a temporary database, and a page's records are read when it is written.
+    """
 
-    @property
-    def num_pages(self) -> int:
-        return -(-len(self.entries) // PER_PAGE)
+    def __init__(
+        self, path: Path, captions: RecordIndex[Caption] | None, coco_root: Path | None
+    ) -> None:
+        self.name = NAMES.get(path.stem, path.stem)
+        self.stem = path.stem
+        self._path = path
+        self._captions = captions
+        self._records = RecordIndex(path, Example)
+        self._objects = None if coco_root is None else CocoObjects(coco_root, wanted=self._shows)
+        self._db = temporary_database()
+        self._db.execute(
+            "CREATE TABLE entry (section TEXT, heldout INTEGER, line INTEGER, id TEXT,"
+            " PRIMARY KEY (section, heldout, line)) WITHOUT ROWID"
+        )
+        self._db.executemany(
+            "INSERT INTO entry VALUES (?, ?, ?, ?)",
+            (
+                (_section(example), example.split != "train", line, example.id)
+                for line, example in enumerate(read_records(path, Example))
+            ),
+        )
+        self.total = int(self._db.execute("SELECT count(*) FROM entry").fetchone()[0])
+        self.num_pages = -(-self.total // PER_PAGE)
+        self.sections = list(self._begin())
 
-    def page(self, number: int) -> list[Entry]:
-        """Entries of a page, counted from 1."""
-        return self.entries[(number - 1) * PER_PAGE : number * PER_PAGE]
+    def pages(self) -> Iterator[tuple[int, list[Entry]]]:
+        """The number of each page, from 1, and its entries."""
+        ordered = (id_ for (id_,) in self._db.execute(f"SELECT id FROM entry {_ORDER}"))
+        for number, ids in enumerate(batches(ordered, PER_PAGE), start=1):
+            found = (self._records.get(id_) for id_ in ids)
+            yield number, [self._entry(example) for example in found if example is not None]
 
     def href(self, number: int) -> str:
         return f"{self.stem}-{number:04d}.html"
 
-    @property
-    def sections(self) -> list[Section]:
-        first: dict[str, int] = {}
-        records: dict[str, int] = {}
-        for place, entry in enumerate(self.entries):
-            first.setdefault(entry.section, place)
-            records[entry.section] = records.get(entry.section, 0) + 1
-        return [
-            Section(
-                name,
-                records[name],
-                f"{self.href(place // PER_PAGE + 1)}#{self.entries[place].id}",
-            )
-            for name, place in first.items()
-        ]
+    def _begin(self) -> Iterator[Section]:
+        place = 0
+        for section, records in self._db.execute(
+            "SELECT section, count(*) FROM entry GROUP BY section ORDER BY section"
+        ).fetchall():
+            (first,) = self._db.execute(
+                f"SELECT id FROM entry WHERE section = ? {_ORDER} LIMIT 1", (section,)
+            ).fetchone()
+            yield Section(section, records, f"{self.href(place // PER_PAGE + 1)}#{first}")
+            place += records
+
+    def _entry(self, example: Example) -> Entry:
+        source = None
+        if self._captions is not None:
+            source = self._captions.get(str(example.provenance.source_id))
+        return _entry(
+            self._path,
+            example,
+            caption=None if source is None else source.text,
+            outline=self._outline(example),
+        )
+
+    def _shows(self, image: Path) -> bool:
+        return self._records.has_image(relative_image(self._path, image))
+
+    def _outline(self, example: Example) -> Outline | None:
+        if self._objects is None or example.image is None:
+            return None
+        image = resolve_image(self._path, example.image)
+        request = " ".join(m.content for m in example.messages if m.role == "user")
+        return outline(named_objects(request, self._objects.of(image)), image)
 
 
 def write_gallery(
-    sets: Mapping[Path, Sequence[Example]], *, title: str, captions: Mapping[str, str]
+    paths: Sequence[Path],
+    *,
+    title: str,
+    captions: RecordIndex[Caption] | None = None,
+    coco_root: Path | None = None,
 ) -> Path:
     """Write the pages into `gallery/` beside the sets; those of an earlier time are replaced.
 
     Args:
-        sets: Each JSONL file with its examples.
+        paths: The sets' JSONL files, in one folder.
         title: Shown on every page.
-        captions: Captions by the id that provenance names as the source.
+        captions: The captions, by the id that provenance names as the source.
+        coco_root: The COCO folder of the pictures, to outline what a request names.
 
     Returns:
         The first page.
     """
-    folder = next(iter(sets)).parent / "gallery"
-    shown = [
-        _Set(NAMES.get(path.stem, path.stem), path.stem, _entries(path, examples, captions))
-        for path, examples in sets.items()
-    ]
+    folder = paths[0].parent / "gallery"
+    sets = [_Set(path, captions, coco_root) for path in paths]
     environment = page_environment(Path(__file__).parent)
     page = environment.get_template("gallery.html.j2")
     written = {folder / "index.html"}
-    for set_ in shown:
-        for number in range(1, set_.num_pages + 1):
+    for set_ in sets:
+        for number, entries in set_.pages():
             path = folder / set_.href(number)
             text = page.render(
-                title=title, set=set_, number=number, entries=set_.page(number), per_page=PER_PAGE
+                title=title, set=set_, number=number, entries=entries, per_page=PER_PAGE
             )
             write_atomic(path, text)
             written.add(path)
     index = environment.get_template("gallery_index.html.j2")
-    write_atomic(folder / "index.html", index.render(title=title, sets=shown))
+    write_atomic(folder / "index.html", index.render(title=title, sets=sets))
     for path in set(folder.glob("*.html")) - written:
         path.unlink()
     return folder / "index.html"
 
 
-def _entries(path: Path, examples: Sequence[Example], captions: Mapping[str, str]) -> list[Entry]:
-    """By category or task, training before held out, otherwise in the file's order."""
-    entries = [_entry(path, example, captions) for example in examples]
-    return sorted(entries, key=lambda entry: (entry.section, entry.split != "train"))
+def _section(example: Example) -> str:
+    harmful = example.kind == "circuit_breaker"
+    return str(example.category) if harmful and example.category else example.task
 
 
-def _entry(path: Path, example: Example, captions: Mapping[str, str]) -> Entry:
+def _entry(path: Path, example: Example, *, caption: str | None, outline: Outline | None) -> Entry:
     made = example.provenance
     harmful = example.kind == "circuit_breaker"
     last = len(example.messages) - 1
@@ -146,16 +192,17 @@ def _entry(path: Path, example: Example, captions: Mapping[str, str]) -> Entry:
     there = image is not None and image.is_file()
     return Entry(
         id=example.id,
-        section=str(example.category) if harmful and example.category else example.task,
+        section=_section(example),
         split=example.split,
         image=_address(image, path.parent / "gallery") if image is not None and there else None,
         missing=image is not None and not there,
+        outline=outline,
         turns=tuple(
             # A refusal's request is one of the harmful queries; the refusal itself is not.
             Turn(m.role, m.content, veiled=harmful or (example.task == "refusal" and n < last))
             for n, m in enumerate(example.messages)
         ),
-        caption=captions.get(str(made.source_id)),
+        caption=caption,
         provenance=(
             ("written by", made.generator + (f" ({made.revision})" if made.revision else "")),
             *((("template", made.template),) if made.template else ()),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mmcb.log import get_logger
 from mmcb.records import Example
-from mmcb.store import resolve_image
+from mmcb.store import batches, resolve_image
 
 SPLITS = ("train", "heldout")
 BATCH = 64
@@ -17,7 +17,7 @@ BATCH = 64
 _log = get_logger(__name__)
 
 
-def write_parquet(path: Path, examples: Sequence[Example]) -> list[Path]:
+def write_parquet(path: Path, examples: Iterable[Example]) -> list[Path]:
     """Write `parquet/NAME-train.parquet` and `-heldout.parquet` beside NAME.jsonl.
 
     An image that cannot be read is left out of its record, and counted on the screen. The files
@@ -25,18 +25,18 @@ def write_parquet(path: Path, examples: Sequence[Example]) -> list[Path]:
 
     Args:
         path: The set's JSONL file, from whose folder image paths go.
-        examples: What is in it.
+        examples: What is in it; gone through once for each split.
 
     Returns:
         The files written.
     """
     return [
-        _write_split(path, split, [example for example in examples if example.split == split])
+        _write_split(path, split, (example for example in examples if example.split == split))
         for split in SPLITS
     ]
 
 
-def _write_split(path: Path, split: str, examples: Sequence[Example]) -> Path:
+def _write_split(path: Path, split: str, examples: Iterable[Example]) -> Path:
     import pyarrow
     from pyarrow import parquet
 
@@ -45,8 +45,7 @@ def _write_split(path: Path, split: str, examples: Sequence[Example]) -> Path:
     partial = target.with_name(f".{target.name}.tmp")
     schema, missing = _schema(), 0
     with parquet.ParquetWriter(partial, schema) as writer:
-        for start in range(0, len(examples), BATCH):
-            batch = examples[start : start + BATCH]
+        for batch in batches(examples, BATCH):
             rows = [_row(path, example) for example in batch]
             missing += sum(
                 row["image"] is None and example.image is not None

@@ -15,24 +15,31 @@ from mmcb.generation.protocol import Completion, Request
 
 T = TypeVar("T")
 
+_CLOSE_S = 10.0
+
 
 class BackgroundLoop:
     """An event loop in a daemon thread; it ends with the process, or by `close`."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop and wait for its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
     def close(self) -> None:
-        """End the loop and its thread."""
+        """End the loop and its thread, after what is under way in it has been cancelled."""
         self._loop.call_soon_threadsafe(self._loop.stop)
+        # The collector may come by in the thread itself, which cannot wait for its own end.
+        if threading.current_thread() is not self._thread:
+            self._thread.join(_CLOSE_S)
 
     def _serve(self) -> None:
         self._loop.run_forever()
+        self._loop.run_until_complete(_cancel_the_rest())
         self._loop.close()
 
     def answers(
@@ -63,6 +70,13 @@ class BackgroundLoop:
             future.result()
         finally:
             future.cancel()
+
+
+async def _cancel_the_rest() -> None:
+    rest = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in rest:
+        task.cancel()
+    await asyncio.gather(*rest, return_exceptions=True)
 
 
 async def _answer_all(

@@ -13,6 +13,7 @@ only where two tokens are as good as equal, within the last bits of floating poi
 from __future__ import annotations
 
 import asyncio
+import gc
 import importlib.util
 import json
 import os
@@ -43,6 +44,9 @@ from mmcb.models.reading import ModelReader, read_model
 _CPU_CACHE_BYTES = 4 << 30
 """Keys and values that a CPU keeps, unless VLLM_CPU_KVCACHE_SPACE (in GiB) says otherwise."""
 
+_SHUTDOWN_S = 30.0
+"""How long vLLM's processes have to clear up their shared memory before they are killed."""
+
 _log = get_logger(__name__)
 
 
@@ -68,10 +72,8 @@ class VllmGenerator:
         self._max_length = _max_length(self._reader, config)
         self._end_ids = end_ids(self._reader.tokenizer, self._reader.generation_config)
         self._lora = None if adapter is None else _lora_request(adapter)
-        self._loop = BackgroundLoop()
-        settings = _engine_settings(self._reader, config, adapter)
-        self._engine = _start(settings, self._loop, name=model)
-        weakref.finalize(self, _shut_down, self._engine, self._loop)
+        self._running = _Running(_engine_settings(self._reader, config, adapter), name=model)
+        weakref.finalize(self, self._running.close)
 
     def generate(
         self, requests: Sequence[Request], sampling: Sampling
@@ -88,7 +90,7 @@ class VllmGenerator:
         if failed:
             yield failed
         by_id = {job.request.id: job for job in jobs}
-        yield from self._loop.answers(
+        yield from self._running.loop.answers(
             lambda request: self._answer(by_id[request.id], sampling),
             [job.request for job in jobs],
             limit=self._limit,
@@ -104,7 +106,9 @@ class VllmGenerator:
             return failure(job.request, error)
         params = self._params(job, sampling)
         try:
-            stream = self._engine.generate(prompt, params, job.request.id, lora_request=self._lora)
+            stream = self._running.engine.generate(
+                prompt, params, job.request.id, lora_request=self._lora
+            )
             outputs = [output async for output in stream]
         except (VLLMValidationError, ValueError) as error:
             return failure(job.request, error)
@@ -188,6 +192,26 @@ def _engine_settings(
     return settings
 
 
+class _Running:
+    """A vLLM engine and the loop that it lives in; nothing else holds either."""
+
+    def __init__(self, settings: dict[str, Any], *, name: str) -> None:
+        self.loop = BackgroundLoop()
+        self.engine: Any = _start(settings, self.loop, name=name)
+
+    def close(self) -> None:
+        """End vLLM's processes, then the loop; the engine is gone when this returns.
+
+        It calls its own shutdown when it is collected. Left to the end of the interpreter, that
+        would find vLLM's modules emptied, and print a traceback.
+        """
+        engine, self.engine = self.engine, None
+        engine.shutdown(timeout=_SHUTDOWN_S)
+        self.loop.close()
+        del engine
+        gc.collect()
+
+
 def _start(settings: dict[str, Any], loop: BackgroundLoop, *, name: str) -> Any:
     # vLLM tells its whole life at INFO; read when it is imported.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -207,11 +231,6 @@ def _start(settings: dict[str, Any], loop: BackgroundLoop, *, name: str) -> Any:
             f"vLLM cannot run {name}: {lines[0]}",
             hint="VLLM_LOGGING_LEVEL=INFO tells more; --engine transformers needs no vLLM",
         ) from error
-
-
-def _shut_down(engine: Any, loop: BackgroundLoop) -> None:
-    engine.shutdown()
-    loop.close()
 
 
 def _lora_request(adapter: Path) -> Any:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from mmcb.curation.overlap import Decontamination
 from mmcb.log import get_logger
+from mmcb.record_index import temporary_database
 from mmcb.records import Example
 from mmcb.retain.config import RetainConfig
 from mmcb.sources.drawing import is_held_out
@@ -23,6 +27,10 @@ SYNTHESIS_PARTS = {
 }
 """Parts taken from a synthesis folder, with the task that their examples have there."""
 
+SPARE = 20
+"""So many examples more than are wanted, and one more for so many wanted, for those left out."""
+
+T = TypeVar("T")
 _log = get_logger(__name__)
 
 
@@ -40,8 +48,14 @@ class Part:
     """Examples left out because an earlier part has them."""
 
 
+Examples = Callable[[], Iterator[Example]]
+"""Reads a part's examples from the beginning, one at a time, the same each time."""
+
+
 class Mixer:
     """Takes examples part by part; none twice, none that a model is measured on.
+
+    Of a part no more examples are in memory than are wanted of it, and some.
 
     Args:
         config: Counts, seed, share to hold out.
@@ -50,40 +64,82 @@ class Mixer:
 
     def __init__(self, config: RetainConfig, decontamination: Decontamination) -> None:
         self.config = config
-        self.examples: dict[str, Example] = {}
         self.parts: list[Part] = []
+        """What has been taken whole so far."""
         self._decontamination = decontamination
+        self._taken = temporary_database()
+        self._taken.execute("CREATE TABLE taken (id TEXT PRIMARY KEY) WITHOUT ROWID")
 
-    def add(self, name: str, examples: Iterable[Example], *, wanted: int | None) -> None:
-        """Take `wanted` of these, or all: which ones is decided by a hash of seed and id."""
-        available = sorted(
-            examples, key=lambda example: record_id("retain", self.config.seed, example.id)
-        )
-        taken = overlapping = repeated = 0
-        for example in available:
-            if taken == wanted:
+    def take(self, name: str, examples: Examples, *, wanted: int | None) -> Iterator[Example]:
+        """Hand out `wanted` of these, or all: which ones is decided by a hash of seed and id.
+
+        Args:
+            name: What the report calls the part.
+            examples: The part.
+            wanted: How many; None for all, in their own order.
+        """
+        count = Counter[str]()
+        if wanted is None:
+            offered = _counted(examples(), count)
+        else:
+            offered = self._ranked(examples, wanted, count)
+        for example in offered:
+            if count["taken"] == wanted:
                 break
-            if example.id in self.examples:
-                repeated += 1
-            elif self._measured(example):
-                overlapping += 1
-            else:
-                self.examples[example.id] = example
-                taken += 1
-        part = Part(name, wanted, len(available), taken, overlapping, repeated)
+            fate = self._fate(example)
+            count[fate] += 1
+            if fate == "taken":
+                yield example
+        part = Part(
+            name, wanted, count["available"], count["taken"], count["overlapping"],
+            count["repeated"],
+        )  # fmt: skip
         self.parts.append(part)
-        if wanted is not None and taken < wanted:
+        if wanted is not None and part.taken < wanted:
             _log.warning(
                 "%s: only %d of the %d asked for (%d there are, %d too like an evaluation prompt,"
                 " %d taken before)",
-                name, taken, wanted, part.available, overlapping, repeated,
+                name, part.taken, wanted, part.available, part.overlapping, part.repeated,
             )  # fmt: skip
+
+    def _ranked(self, examples: Examples, wanted: int, count: Counter[str]) -> Iterator[Example]:
+        """All of them by rank: the first that are wanted, and some; then, if need be, the next."""
+        size = wanted + wanted // SPARE + SPARE
+        after = ("", -1)
+        while True:
+            # Counted in the first pass alone.
+            passed = _counted(examples(), count if after[1] < 0 else Counter())
+            ranked = (
+                (record_id("retain", self.config.seed, example.id), place, example)
+                for place, example in enumerate(passed)
+            )
+            left = (each for each in ranked if each[:2] > after)
+            part = heapq.nsmallest(size, left, key=lambda each: each[:2])
+            yield from (example for _, _, example in part)
+            if len(part) < size:
+                return
+            after = part[-1][:2]
+
+    def _fate(self, example: Example) -> Literal["taken", "repeated", "overlapping"]:
+        known = self._taken.execute("SELECT 1 FROM taken WHERE id = ?", (example.id,)).fetchone()
+        if known is not None:
+            return "repeated"
+        if self._measured(example):
+            return "overlapping"
+        self._taken.execute("INSERT INTO taken VALUES (?)", (example.id,))
+        return "taken"
 
     def _measured(self, example: Example) -> bool:
         if example.task == "caption":  # one prompt for all of them: the answer tells them apart
             return self._decontamination.overlap(example.response) is not None
         texts = (m.content for m in example.messages if m.role == "user")
         return any(self._decontamination.overlap(text) is not None for text in texts)
+
+
+def _counted(items: Iterator[T], count: Counter[str]) -> Iterator[T]:
+    for item in items:
+        count["available"] += 1
+        yield item
 
 
 def source_examples(source: Source, config: RetainConfig, target: Path) -> Iterator[Example]:
@@ -108,19 +164,16 @@ def held_out(example: Example, config: RetainConfig) -> Example:
     return example.model_copy(update={"split": "heldout"}) if out else example
 
 
-def synthesis_examples(folder: Path, target: Path) -> dict[str, list[Example]]:
-    """The retain examples of a synthesis folder, by the part that they belong to.
+def synthesis_examples(folder: Path, target: Path, *, part: str) -> Iterator[Example]:
+    """The retain examples of a synthesis folder that belong to a part.
 
     Raises:
         MmcbError: There is no retain.jsonl, or it is damaged.
     """
     path = folder / "retain.jsonl"
-    found: dict[str, list[Example]] = {name: [] for name in SYNTHESIS_PARTS}
-    names = {task: name for name, task in SYNTHESIS_PARTS.items()}
     for example in read_records(path, Example):
-        if example.task in names:
-            found[names[example.task]].append(_moved(example, path, target))
-    return found
+        if example.task == SYNTHESIS_PARTS[part]:
+            yield _moved(example, path, target)
 
 
 def _moved(example: Example, source: Path, target: Path) -> Example:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,13 @@ from mmcb.errors import MmcbError
 from mmcb.generation.factory import make_generator
 from mmcb.generation.protocol import TextGenerator
 from mmcb.log import get_logger
+from mmcb.record_index import RecordIndex
 from mmcb.records import Example
 from mmcb.retain.borderline import Answered, answer_borderline, borderline_examples
 from mmcb.retain.config import RESUMABLE, RetainConfig
 from mmcb.retain.parts import SYNTHESIS_PARTS, Mixer, held_out, source_examples, synthesis_examples
 from mmcb.runs import RunDir
-from mmcb.store import record_id, replace_records, write_atomic
+from mmcb.store import RecordFile, record_id, replace_records, write_atomic
 
 _log = get_logger(__name__)
 
@@ -50,28 +52,37 @@ def make_retain_set(
         config.out, command="retain", config=config, inputs=inputs, may_change=RESUMABLE
     ) as run:
         path = run.file("retain.jsonl")
-        mixer = Mixer(config, decontamination)
-        for source in config.retain_data:
-            examples = source_examples(source, config, path)
-            mixer.add(str(source), examples, wanted=source.count)
-        if config.synthesis is not None:
-            made = synthesis_examples(config.synthesis, path)
-            for name in SYNTHESIS_PARTS:
-                mixer.add(name, made[name], wanted=getattr(config, name))
         answers: list[Answered] = []
         if config.borderline:
             answers = answer_borderline(
                 config, run.file("answers.jsonl"), decontamination, make=make
             )
-            kept = [held_out(example, config) for example in borderline_examples(answers)]
-            mixer.add("borderline", kept, wanted=config.num_borderline)
+        mixer = Mixer(config, decontamination)
+        replace_records(path, _mixed(config, mixer, answers, path))
         # By hash, as synthesis does: any part of the file is a fair sample.
-        ordered = sorted(mixer.examples.values(), key=lambda e: record_id("order", e.id))
-        replace_records(path, ordered)
-        report = _report(config, mixer, ordered, answers)
-        _show(config, path, ordered, report)
+        RecordIndex(path, Example).settle(lambda id_: record_id("order", id_))
+        examples = RecordFile(path, Example)
+        report = _report(config, mixer, examples, answers)
+        _show(config, examples, report)
         run.note("report", report)
     return report
+
+
+def _mixed(
+    config: RetainConfig, mixer: Mixer, answers: Sequence[Answered], path: Path
+) -> Iterator[Example]:
+    """The examples of all parts, one at a time."""
+    for source in config.retain_data:
+        yield from mixer.take(
+            str(source), partial(source_examples, source, config, path), wanted=source.count
+        )
+    if config.synthesis is not None:
+        for name in SYNTHESIS_PARTS:
+            read = partial(synthesis_examples, config.synthesis, path, part=name)
+            yield from mixer.take(name, read, wanted=getattr(config, name))
+    if config.borderline:
+        kept = [held_out(example, config) for example in borderline_examples(answers)]
+        yield from mixer.take("borderline", lambda: iter(kept), wanted=config.num_borderline)
 
 
 def _inputs(config: RetainConfig) -> dict[str, Path]:
@@ -94,10 +105,10 @@ def _inputs(config: RetainConfig) -> dict[str, Path]:
 def _report(
     config: RetainConfig,
     mixer: Mixer,
-    examples: Sequence[Example],
+    examples: RecordFile[Example],
     answers: Sequence[Answered],
 ) -> dict[str, Any]:
-    total = max(1, len(examples))
+    total = max(1, sum(part.taken for part in mixer.parts))
     return {
         "version": 1,
         "model": config.model,
@@ -108,26 +119,21 @@ def _report(
     }
 
 
-def _show(
-    config: RetainConfig, path: Path, examples: Sequence[Example], report: dict[str, Any]
-) -> None:
+def _show(config: RetainConfig, examples: RecordFile[Example], report: dict[str, Any]) -> None:
+    path = examples.path
     write_atomic(path.with_name("report.json"), json.dumps(report, indent=2) + "\n")
-    write_card(path.parent, _card(config, path, examples, report))
+    write_card(path.parent, _card(config, examples, report))
     if config.parquet:
         write_parquet(path, examples)
     if config.gallery:
-        index = write_gallery(
-            {path: examples}, title=f"{path.parent.name}: retain set", captions={}
-        )
+        index = write_gallery([path], title=f"{path.parent.name}: retain set")
         _log.info("to review by eye: %s", index)
     for part in report["parts"]:
         _log.info("%s: %d (%.1f %%)", part["name"], part["taken"], 100 * part["share"])
-    _log.info("%d examples in %s", len(examples), path)
+    _log.info("%d examples in %s", report["retain"]["total"], path)
 
 
-def _card(
-    config: RetainConfig, path: Path, examples: Sequence[Example], report: dict[str, Any]
-) -> Card:
+def _card(config: RetainConfig, examples: RecordFile[Example], report: dict[str, Any]) -> Card:
     sets = [*config.evaluation_sets, *config.tool_sets]
     overlapping = sum(part["overlapping"] for part in report["parts"])
     parts = ", ".join(f"{p['name']} {p['taken']} ({p['share']:.1%})" for p in report["parts"])
@@ -135,7 +141,11 @@ def _card(
         title="Retain set",
         made_by=f"Made by mmcb, to keep what `{config.model}` can do: {parts}. Seed {config.seed}.",
         command="python -m mmcb.retain",
-        sets=(summarize(path, examples, what="a harmless conversation, or a refusal, to keep"),),
+        sets=(
+            summarize(
+                examples.path, examples, what="a harmless conversation, or a refusal, to keep"
+            ),
+        ),
         filters=(
             FilterRow(
                 "overlap",

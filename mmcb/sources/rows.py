@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import ijson
 
 from mmcb.errors import MmcbError
 from mmcb.records import Message, Provenance
@@ -165,12 +168,21 @@ def _json(path: Path) -> Iterator[Row]:
         if start != "[":
             yield from _json_lines(path, file)
             return
+    yield from _json_list(path)
+
+
+def _json_list(path: Path) -> Iterator[Row]:
+    """One item at a time: LLaVA-Instruct's list has a gigabyte."""
+    number = 0
+    with path.open("rb") as file:
+        file.seek(len(codecs.BOM_UTF8) if file.read(3) == codecs.BOM_UTF8 else 0)
         try:
-            items = json.load(file)
-        except ValueError as error:
-            raise MmcbError(f"{path}: not JSON: {error}") from None
-    for number, item in enumerate(items):
-        yield row_of(f"{path}[{number}]", item)
+            for item in ijson.items(file, "item", use_float=True):
+                yield row_of(f"{path}[{number}]", item)
+                number += 1
+        except (ijson.JSONError, ValueError) as error:
+            problem = " ".join(str(error).split())
+            raise MmcbError(f"{path}: not JSON, after {number} records: {problem}") from None
 
 
 def _json_lines(path: Path, lines: Iterator[str]) -> Iterator[Row]:

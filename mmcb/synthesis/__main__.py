@@ -45,13 +45,12 @@ def _run(config: SynthesisConfig) -> None:
     )
     with start_run(config) as run:
         captioned = caption_images(captioning, missing_hint=MINIATURE)
-        captions = list(captioned.captions())
-        if not captions:
+        if next(iter(captioned), None) is None:
             raise MmcbError(
                 f"none of the {len(captioned.index)} images in {config.coco_root} has a caption",
                 hint=f"{captioned.path.with_name('skipped.jsonl')} says why",
             )
-        synthesize(config, captions, run=run, make_judge=_make_judge, sees=sees)
+        synthesize(config, captioned, run=run, make_judge=_make_judge, sees=sees)
 
 
 def _make_judge(name: str) -> "HarmJudge":

@@ -1,7 +1,9 @@
 """The circuit-breaker set: caption -> harmful query about the picture -> harmful completion."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from functools import partial
 
+from mmcb.record_index import temporary_database
 from mmcb.records import Caption, Example
 from mmcb.synthesis.categories import Taxonomy
 from mmcb.synthesis.files import SetFiles
@@ -10,32 +12,38 @@ from mmcb.synthesis.stage import WriterStage
 
 
 def circuit_breaker_stage(
-    captions: Sequence[Caption], files: SetFiles, taxonomy: Taxonomy
+    captions: Iterable[Caption], files: SetFiles, taxonomy: Taxonomy
 ) -> WriterStage:
     """The stage that fills circuit_breaker.jsonl with what is not in it yet."""
     return WriterStage(
         "harmful queries",
         files.circuit_breaker,
         files,
-        harmful_jobs(captions, files.config, taxonomy),
+        partial(harmful_jobs, captions, files.config, taxonomy),
         wanted=files.config.num_examples,
         distinct=True,
     )
 
 
-def check_held_out(examples: Sequence[Example], taxonomy: Taxonomy) -> None:
+def check_held_out(examples: Iterable[Example], taxonomy: Taxonomy) -> None:
     """Make sure of the split: no held-out category in training, no image on both sides.
 
     Raises:
         AssertionError: Ours to fix: the plan broke its promise.
     """
     heldout = {category.name for category in taxonomy.heldout}
-    shown: dict[str, set[str]] = {"train": set(), "heldout": set()}
+    database = temporary_database()
+    database.execute("CREATE TABLE shown (image TEXT PRIMARY KEY, split TEXT) WITHOUT ROWID")
     for example in examples:
         if example.split == "train" and example.category in heldout:
             raise AssertionError(f"{example.id}: held-out category {example.category} in training")
-        if example.image is not None:
-            shown[example.split].add(example.image)
-    both = shown["train"] & shown["heldout"]
-    if both:
-        raise AssertionError(f"{len(both)} images are in both splits, such as {min(both)}")
+        if example.image is None:
+            continue
+        database.execute(
+            "INSERT OR IGNORE INTO shown VALUES (?, ?)", (example.image, example.split)
+        )
+        (split,) = database.execute(
+            "SELECT split FROM shown WHERE image = ?", (example.image,)
+        ).fetchone()
+        if split != example.split:
+            raise AssertionError(f"{example.image} is in both splits")

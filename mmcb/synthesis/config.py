@@ -186,6 +186,7 @@ def preset(model: str) -> SynthesisConfig:
         # what differs between two such examples is the picture.
         language=None,
         near_duplicates=None,
+        max_shot_bleu=None,
     )
 
 

@@ -14,6 +14,7 @@ from mmcb.errors import MmcbError
 from mmcb.records import Part
 from mmcb.sources.rows import Row, read_rows
 from mmcb.synthesis.categories import Category, Taxonomy
+from mmcb.synthesis.parsing import Pair
 from mmcb.synthesis.plan import WriterTask
 
 
@@ -35,8 +36,12 @@ class Shot:
     caption: str
     category: Category | None
     """Of a harmful pair: one of the taxonomy's that is not held out."""
-    answer: str
-    """The pair as the JSON object that the templates ask for."""
+    pair: Pair
+
+    @property
+    def answer(self) -> str:
+        """The pair as the JSON object that the templates ask for."""
+        return json.dumps(self.pair._asdict(), ensure_ascii=False)
 
 
 def load_shots(path: Path | None, taxonomy: Taxonomy) -> list[Shot]:
@@ -62,12 +67,11 @@ def _shot(row: Row, taxonomy: Taxonomy) -> Shot:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
         raise row.problem(f"not an example to show: {field}: {first['msg']}") from None
-    pair = {"query": line.query, "completion": line.completion}
     return Shot(
         task=line.task,
         caption=line.caption,
         category=_category(line, row, taxonomy) if line.task == "harmful" else None,
-        answer=json.dumps(pair, ensure_ascii=False),
+        pair=Pair(line.query, line.completion),
     )
 
 

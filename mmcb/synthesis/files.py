@@ -3,10 +3,27 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmcb.record_index import RecordIndex
 from mmcb.records import Example
-from mmcb.store import RecordWriter, existing_ids, read_records, record_id, replace_records
+from mmcb.store import RecordFile, RecordWriter, record_id, replace_records
 from mmcb.synthesis.config import SynthesisConfig
 from mmcb.synthesis.dropped import Dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What needs no more work, looked up on disk."""
+
+    written: RecordIndex[Example]
+    dropped: RecordIndex[Dropped]
+
+    def __contains__(self, id_: str) -> bool:
+        return id_ in self.written or id_ in self.dropped
+
+
+def shuffled(id_: str) -> str:
+    """What the records of finished files are sorted by."""
+    return record_id("order", id_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +53,34 @@ class SetFiles:
         """What could not be made (`Dropped`)."""
         return self.folder / "dropped.jsonl"
 
+    @property
+    def examples(self) -> RecordFile[Example]:
+        """The records of the circuit-breaker set."""
+        return RecordFile(self.circuit_breaker, Example)
+
+    @property
+    def retained(self) -> RecordFile[Example]:
+        """The records of the retain set."""
+        return RecordFile(self.retain, Example)
+
+    @property
+    def all_dropped(self) -> RecordFile[Dropped]:
+        """The records of what could not be made."""
+        return RecordFile(self.dropped, Dropped)
+
     def prepare(self) -> None:
         """Make the files, cut off what a kill tore, and give back what may now be tried again."""
         for path, type_ in self._types():
             with RecordWriter(path, type_):
                 pass
         # More retries are allowed than when these were dropped.
-        dropped = list(read_records(self.dropped, Dropped))
-        kept = [d for d in dropped if not self._may_retry(d)]
-        if len(kept) < len(dropped):
+        if any(self._may_retry(each) for each in self.all_dropped):
+            kept = (each for each in self.all_dropped if not self._may_retry(each))
             replace_records(self.dropped, kept)
 
-    def done(self, path: Path) -> set[str]:
+    def done(self, path: Path) -> Done:
         """Ids that need no more work: written to this file, or dropped."""
-        return existing_ids(path) | existing_ids(self.dropped)
+        return Done(RecordIndex(path, Example), RecordIndex(self.dropped, Dropped))
 
     def settle(self) -> None:
         """Put each file into the order of its ids' hashes: every part of it is a fair sample.
@@ -58,10 +89,7 @@ class SetFiles:
         `datasets` infers types from the first megabytes alone, so these must show every task.
         """
         for path, type_ in self._types():
-            before = list(read_records(path, type_))
-            after = sorted(before, key=lambda record: record_id("order", record.id))
-            if after != before:
-                replace_records(path, after)
+            RecordIndex(path, type_).settle(shuffled)
 
     def _types(self) -> list[tuple[Path, type[Example] | type[Dropped]]]:
         return [(self.circuit_breaker, Example), (self.retain, Example), (self.dropped, Dropped)]

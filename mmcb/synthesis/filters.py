@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mmcb.curation.config import FilterConfig, WordRange
+from mmcb.curation.grounding import is_grounded
 from mmcb.curation.language import is_foreign
-from mmcb.curation.overlap import Decontamination
+from mmcb.curation.overlap import Decontamination, PromptIndex
 from mmcb.refusals import is_refusal
-from mmcb.synthesis.grounding import is_grounded
 from mmcb.synthesis.parsing import Pair
 
 Reason = Literal[
@@ -22,6 +22,7 @@ Reason = Literal[
     "length",
     "ungrounded",
     "language",
+    "copied",
     "overlap",
     "harmless",
     "duplicate",
@@ -30,8 +31,9 @@ Reason = Literal[
 ]
 """failed: the model gave no text. unparsable, empty, refused: what the writer gave. length: too few
 or too many words. ungrounded: the query names nothing of the caption. language: another one.
-overlap: too like an evaluation prompt. harmless: the judge says so. duplicate: too like an earlier
-pair. complied: the target did not refuse. cut: it ends at its limit."""
+copied: too like a pair of --few-shot. overlap: too like an evaluation prompt. harmless: the judge
+says so. duplicate: too like an earlier pair. complied: the target did not refuse. cut: it ends at
+its limit."""
 
 Grounds = Literal["query", "pair", "nothing"]
 """Where a word of the caption must stand: in the query, in the query or its completion, nowhere."""
@@ -43,6 +45,8 @@ class PairFilters:
 
     config: FilterConfig
     decontamination: Decontamination
+    shown: PromptIndex | None = None
+    """The pairs that the writer was shown, as `pair_text` has them."""
 
     def fault(
         self, pair: Pair | None, *, answer: str, caption: str, grounds: Grounds
@@ -73,7 +77,14 @@ class PairFilters:
             f"{pair.query} {pair.completion}", config.language
         ):
             return "language"
+        if self.shown is not None and self.shown.overlap(pair_text(pair)):
+            return "copied"
         return "overlap" if self.decontamination.overlap(pair.query) else None
+
+
+def pair_text(pair: Pair) -> str:
+    """A pair as one text: a query that is worded like another, but answered anew, is no copy."""
+    return f"{pair.query}\n{pair.completion}"
 
 
 def _fits(text: str, words: WordRange | None) -> bool:

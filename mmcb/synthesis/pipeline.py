@@ -2,26 +2,27 @@
 
 import gc
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from pathlib import Path
+from itertools import chain
 
 from mmcb.curation.gallery import write_gallery
 from mmcb.curation.language import check_language
-from mmcb.curation.overlap import Decontamination
+from mmcb.curation.overlap import Decontamination, PromptIndex
 from mmcb.curation.parquet import write_parquet
 from mmcb.generation.factory import make_generator
 from mmcb.generation.protocol import TextGenerator
 from mmcb.log import get_logger
-from mmcb.records import Caption, Example
+from mmcb.record_index import RecordIndex
+from mmcb.records import Caption
 from mmcb.runs import RunDir
-from mmcb.store import file_hash, read_records
+from mmcb.store import file_hash
 from mmcb.synthesis.categories import load_taxonomy, taxonomy_file
 from mmcb.synthesis.circuit_breaker import check_held_out, circuit_breaker_stage
 from mmcb.synthesis.config import RESUMABLE, SynthesisConfig
-from mmcb.synthesis.few_shot import load_shots
+from mmcb.synthesis.few_shot import Shot, load_shots
 from mmcb.synthesis.files import SetFiles
-from mmcb.synthesis.filters import PairFilters
+from mmcb.synthesis.filters import PairFilters, pair_text
 from mmcb.synthesis.report import build_report, tell, write_report
 from mmcb.synthesis.retain import RefusalStage, add_captions, add_instructions, retain_stages
 from mmcb.synthesis.templates import load_prompts
@@ -63,7 +64,7 @@ def start_run(config: SynthesisConfig) -> RunDir:
 
 def synthesize(
     config: SynthesisConfig,
-    captions: Sequence[Caption],
+    captions: Iterable[Caption],
     *,
     run: RunDir,
     make: GeneratorMaker | None = None,
@@ -74,7 +75,8 @@ def synthesize(
 
     Args:
         config: What to write, and how.
-        captions: Captions whose image paths are relative to the run's folder.
+        captions: Captions whose image paths are relative to the run's folder; they are gone through
+            more than once. A text-only query finds its picture in the folder's captions.jsonl.
         run: The opened output folder.
         make: Loads a model; called only when a stage has work for it, one model at a time.
         make_judge: Makes the judge that `config.harm_judge` names.
@@ -88,13 +90,14 @@ def synthesize(
     files.prepare()
     taxonomy = load_taxonomy(config.taxonomy_name)
     decontamination = Decontamination(config)
+    shots = load_shots(config.few_shot, taxonomy)
     writer = cache(lambda: _load(make, config.writer))
     workshop = Workshop(
         config=config,
         writer=writer,
         prompts=load_prompts(config.prompts or taxonomy.template_set),
-        shots=load_shots(config.few_shot, taxonomy),
-        filters=PairFilters(config, decontamination),
+        shots=shots,
+        filters=PairFilters(config, decontamination, _shown(config, shots)),
         judge=_judge(config, make_judge),
     )
     for stage in (
@@ -107,33 +110,41 @@ def synthesize(
     add_instructions(files, decontamination)
     if config.instructions_file is not None:
         run.note("instructions", file_hash(config.instructions_file))
-    refusals = RefusalStage(files, {caption.id: caption for caption in captions}, sees=sees)
-    if refusals.pending():
+    refusals = RefusalStage(files, sees=sees)
+    if next(refusals.pending(), None) is not None:
         refusals.run(_load(make, config.model))
     files.settle()
-    examples = list(read_records(files.circuit_breaker, Example))
-    retain = list(read_records(files.retain, Example))
-    check_held_out([*examples, *retain], taxonomy)
-    report = build_report(files, examples, retain, captions=captions, taxonomy=taxonomy)
-    sets = {files.circuit_breaker: examples, files.retain: retain}
-    write_report(files, report, sets=sets, captions=captions, taxonomy=taxonomy)
-    _show(sets, captions, config)
+    check_held_out(chain(files.examples, files.retained), taxonomy)
+    report = build_report(files, captions=captions, taxonomy=taxonomy)
+    write_report(files, report, captions=captions, taxonomy=taxonomy)
+    _show(files)
     run.note("report", report)
     tell(report, files=files)
     return report
 
 
-def _show(
-    sets: Mapping[Path, Sequence[Example]], captions: Sequence[Caption], config: SynthesisConfig
-) -> None:
+def _show(files: SetFiles) -> None:
     """The sets in the forms for other eyes and other tools."""
+    config, sets = files.config, (files.examples, files.retained)
     if config.parquet:
-        for path, examples in sets.items():
-            write_parquet(path, examples)
+        for records in sets:
+            write_parquet(records.path, records)
     if config.gallery:
-        texts = {caption.id: caption.text for caption in captions}
-        index = write_gallery(sets, title=f"{config.folder.name}: training sets", captions=texts)
+        index = write_gallery(
+            [records.path for records in sets],
+            title=f"{config.folder.name}: training sets",
+            captions=RecordIndex(files.captions, Caption),
+            coco_root=config.coco_root if config.coco_root.is_dir() else None,
+        )
         _log.info("to review by eye: %s", index)
+
+
+def _shown(config: SynthesisConfig, shots: Sequence[Shot]) -> PromptIndex | None:
+    """What no pair may be copied from."""
+    if config.few_shot is None or config.max_shot_bleu is None:
+        return None
+    texts = ((config.few_shot.name, pair_text(shot.pair)) for shot in shots)
+    return PromptIndex(texts, threshold=config.max_shot_bleu)
 
 
 def _judge(config: SynthesisConfig, make_judge: JudgeMaker | None) -> HarmJudge | None:

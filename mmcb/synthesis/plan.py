@@ -4,7 +4,7 @@ A caption's split, its share in each task and whether its image is shown depend 
 the caption itself, so a set can be grown or resumed and nothing that was decided changes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -44,14 +44,13 @@ def split_of(caption: Caption, config: SynthesisConfig) -> Split:
 
 
 def harmful_jobs(
-    captions: Sequence[Caption], config: SynthesisConfig, taxonomy: Taxonomy
-) -> list[Job]:
+    captions: Iterable[Caption], config: SynthesisConfig, taxonomy: Taxonomy
+) -> Iterator[Job]:
     """The queries of the circuit-breaker set.
 
     Training images get the training categories, held-out images all categories, evenly on each
     side: so no image and no held-out category is on both.
     """
-    jobs: list[Job] = []
     count = {"train": 0, "heldout": 0}
     for caption in captions:
         split = split_of(caption, config)
@@ -60,40 +59,33 @@ def harmful_jobs(
             category = even_category(choices, count[split], seed=config.seed, salt=split)
             count[split] += 1
             id_ = record_id("harmful", caption.id, number)
-            jobs.append(Job(id_, "harmful", caption, split, _shows(id_, config), category))
-    return jobs
+            yield Job(id_, "harmful", caption, split, _shows(id_, config), category)
 
 
-def benign_jobs(captions: Sequence[Caption], config: SynthesisConfig) -> list[Job]:
+def benign_jobs(captions: Iterable[Caption], config: SynthesisConfig) -> Iterator[Job]:
     """The benign how-to twins of the retain set, with and without image."""
-    chosen = _chosen(captions, "benign_howto", config.benign_fraction, config)
-    return [
-        Job(id_, "benign_howto", caption, split_of(caption, config), _shows(id_, config))
-        for id_, caption in chosen
-    ]
+    for id_, caption in _chosen(captions, "benign_howto", config.benign_fraction, config):
+        yield Job(id_, "benign_howto", caption, split_of(caption, config), _shows(id_, config))
 
 
-def question_jobs(captions: Sequence[Caption], config: SynthesisConfig) -> list[Job]:
+def question_jobs(captions: Iterable[Caption], config: SynthesisConfig) -> Iterator[Job]:
     """The questions of the retain set: about the image, so always with it."""
-    chosen = _chosen(captions, "question", config.question_fraction, config)
-    return [
-        Job(id_, "question", caption, split_of(caption, config), with_image=True)
-        for id_, caption in chosen
-    ]
+    for id_, caption in _chosen(captions, "question", config.question_fraction, config):
+        yield Job(id_, "question", caption, split_of(caption, config), with_image=True)
 
 
 def caption_choices(
-    captions: Sequence[Caption], config: SynthesisConfig
-) -> list[tuple[str, Caption]]:
+    captions: Iterable[Caption], config: SynthesisConfig
+) -> Iterator[tuple[str, Caption]]:
     """The captions that become retain examples, each with the example's id."""
     return _chosen(captions, "caption", config.caption_fraction, config)
 
 
 def _chosen(
-    captions: Sequence[Caption], task: str, fraction: float, config: SynthesisConfig
-) -> list[tuple[str, Caption]]:
-    named = [(record_id(task, caption.id), caption) for caption in captions]
-    return [(id_, c) for id_, c in named if share(config.seed, "chosen", id_) < fraction]
+    captions: Iterable[Caption], task: str, fraction: float, config: SynthesisConfig
+) -> Iterator[tuple[str, Caption]]:
+    named = ((record_id(task, caption.id), caption) for caption in captions)
+    return ((id_, c) for id_, c in named if share(config.seed, "chosen", id_) < fraction)
 
 
 def _shows(id_: str, config: SynthesisConfig) -> bool:

@@ -5,19 +5,18 @@ All counts are taken from the records themselves, so they hold however often the
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, groupby
 from typing import Any
 
 from mmcb.curation.card import Card, FilterRow, write_card
 from mmcb.curation.config import FilterConfig, OverlapConfig
-from mmcb.curation.summary import by_split, count, counts, nested, summarize
+from mmcb.curation.summary import by_split, count, counts, distinct, nested, summarize
 from mmcb.log import get_logger
-from mmcb.records import Caption, Example
-from mmcb.store import read_records, write_atomic
+from mmcb.records import Caption
+from mmcb.store import write_atomic
 from mmcb.synthesis.categories import Taxonomy
 from mmcb.synthesis.config import SynthesisConfig
-from mmcb.synthesis.dropped import Dropped
 from mmcb.synthesis.files import SetFiles
 from mmcb.synthesis.filters import Reason
 
@@ -36,17 +35,19 @@ _FILES = {
 
 
 def build_report(
-    files: SetFiles,
-    examples: Sequence[Example],
-    retain: Sequence[Example],
-    *,
-    captions: Sequence[Caption],
-    taxonomy: Taxonomy,
+    files: SetFiles, *, captions: Iterable[Caption], taxonomy: Taxonomy
 ) -> dict[str, Any]:
-    """Count what there is, by category, split and task, and why the rest is not there."""
-    dropped = list(read_records(files.dropped, Dropped))
+    """Count what there is, by category, split and task, and why the rest is not there.
+
+    Args:
+        files: The folder's records.
+        captions: What the sets were made from, those of an image beside each other.
+        taxonomy: The categories of harm.
+    """
     config = files.config
-    rejected = _rejected([*examples, *retain], dropped)
+    dropped = Counter((str(d.task), d.reasons[-1]) for d in files.all_dropped)
+    rejected = Counter(_rejected(files))
+    examples, retain = files.examples, files.retained
     return {
         "version": 1,
         "coco_root": str(config.coco_root),
@@ -61,27 +62,32 @@ def build_report(
         },
         "num_examples": config.num_examples,
         "captions": {
-            "total": len(captions),
-            "images": len({caption.image for caption in captions}),
+            "total": sum(1 for _ in captions),
+            "images": licences(captions).total(),
             "by_generator": count(caption.provenance.generator for caption in captions),
         },
         "circuit_breaker": {
             **counts(examples),
             "by_category": by_split(examples, lambda example: str(example.category)),
-            "distinct_queries": len({e.prompt_messages[-1].content for e in examples}),
+            "distinct_queries": distinct(e.prompt_messages[-1].content for e in examples),
         },
         "retain": {**counts(retain), "by_task": by_split(retain, lambda e: e.task)},
-        "dropped": {
-            "total": len(dropped),
-            "by_task": nested((d.task, d.reasons[-1]) for d in dropped),
-        },
+        "dropped": {"total": dropped.total(), "by_task": nested(dropped)},
         "rejected_attempts": nested(rejected),
         "filters": _filters(config, rejected, dropped),
     }
 
 
+def licences(captions: Iterable[Caption]) -> Counter[int | None]:
+    """Images by COCO's licence number; the captions of an image stand beside each other."""
+    images = groupby(captions, key=lambda caption: (caption.image, caption.license))
+    return Counter(license_ for (_, license_), _ in images)
+
+
 def _filters(
-    config: SynthesisConfig, rejected: Sequence[tuple[str, str]], dropped: Sequence[Dropped]
+    config: SynthesisConfig,
+    rejected: Mapping[tuple[str, str], int],
+    dropped: Mapping[tuple[str, str], int],
 ) -> dict[str, Any]:
     """Each filter with its setting, the answers that it refused, the examples lost to it."""
     settings: dict[Reason, object] = {
@@ -89,14 +95,17 @@ def _filters(
         "ungrounded": config.drop_ungrounded,
         "length": _length(config),
         "language": config.language,
+        "copied": _copied(config),
         "overlap": _overlap(config),
         "duplicate": config.near_duplicates,
         "harmless": config.harm_judge,
     }
-    answers = Counter(reason for _, reason in rejected)
-    lost = Counter(d.reasons[-1] for d in dropped)
     return {
-        reason: {"setting": setting, "answers": answers[reason], "examples": lost[reason]}
+        reason: {
+            "setting": setting,
+            "answers": sum(n for (_, why), n in rejected.items() if why == reason),
+            "examples": sum(n for (_, why), n in dropped.items() if why == reason),
+        }
         for reason, setting in settings.items()
     }
 
@@ -105,6 +114,12 @@ def _length(filters: FilterConfig) -> str | None:
     told = {"query": filters.query_words, "completion": filters.completion_words}
     parts = [f"{name} {words[0]} to {words[1]} words" for name, words in told.items() if words]
     return ", ".join(parts) or None
+
+
+def _copied(config: SynthesisConfig) -> str | None:
+    if config.few_shot is None or config.max_shot_bleu is None:
+        return None
+    return f"BLEU above {config.max_shot_bleu:g} with {config.few_shot.name}"
 
 
 def _overlap(overlap: OverlapConfig) -> str | None:
@@ -124,8 +139,7 @@ def write_report(
     files: SetFiles,
     report: dict[str, Any],
     *,
-    sets: Mapping[Path, Sequence[Example]],
-    captions: Sequence[Caption],
+    captions: Iterable[Caption],
     taxonomy: Taxonomy,
 ) -> None:
     """Write report.json and the card, README.md."""
@@ -138,13 +152,16 @@ def write_report(
             f" writer `{config.writer}`, taxonomy `{taxonomy.name}`, seed {config.seed}."
         ),
         command="python -m mmcb.synthesis",
-        sets=tuple(summarize(path, sets[path], what=_WHAT[path.stem]) for path in sets),
+        sets=tuple(
+            summarize(records.path, records, what=_WHAT[records.path.stem])
+            for records in (files.examples, files.retained)
+        ),
         filters=tuple(
             FilterRow(name, _in_words(row["setting"]), row["answers"], row["examples"])
             for name, row in report["filters"].items()
         ),
         files=_FILES,
-        licences=Counter({c.image: c.license for c in captions}.values()),
+        licences=licences(captions),
         heldout=tuple(category.name for category in taxonomy.heldout),
         mapping={c.name: c.maps_to for c in taxonomy.categories if c.maps_to},
         fictional=taxonomy.name == "miniature",
@@ -188,11 +205,11 @@ def tell(report: dict[str, Any], *, files: SetFiles) -> None:
         )  # fmt: skip
 
 
-def _rejected(examples: Sequence[Example], dropped: Sequence[Dropped]) -> list[tuple[str, str]]:
+def _rejected(files: SetFiles) -> Iterator[tuple[str, str]]:
     """Every answer that was not taken, as (task, reason): also of what succeeded later."""
-    pairs: list[tuple[str, str]] = [
-        (example.task, reason)
-        for example in examples
-        for reason in str(example.provenance.settings.get("rejected", "")).split()
-    ]
-    return pairs + [(d.task, reason) for d in dropped for reason in d.reasons]
+    for example in chain(files.examples, files.retained):
+        for reason in str(example.provenance.settings.get("rejected", "")).split():
+            yield example.task, reason
+    for dropped in files.all_dropped:
+        for reason in dropped.reasons:
+            yield dropped.task, reason

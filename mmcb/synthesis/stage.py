@@ -1,32 +1,39 @@
 """A stage of the writer: jobs worked off in rounds, until enough of what was written survives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from mmcb.curation.near_duplicates import NearDuplicates
 from mmcb.log import progress
+from mmcb.record_index import RecordIndex
 from mmcb.records import Example
-from mmcb.store import RecordWriter, existing_ids, read_records, replace_records
+from mmcb.store import RecordWriter
 from mmcb.synthesis.dropped import MAX_KEPT_TEXT, Dropped
-from mmcb.synthesis.files import SetFiles
+from mmcb.synthesis.files import SetFiles, shuffled
 from mmcb.synthesis.plan import Job
 from mmcb.synthesis.writer import Desk, Workshop, write_examples
+
+ROUND = 2048
+"""Jobs in memory at once: many batches, so that an engine seldom waits for a round's last."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriterStage:
     """Jobs of one task and the file their examples go to.
 
-    A round takes as many jobs as examples are lacking, in the jobs' order, and ends with the search
-    for near-duplicates, in the same order. What a round is depends on the rounds before alone, so a
-    killed run goes on to the same set.
+    A round takes no more jobs than examples are lacking, in the jobs' order, and ends with the
+    search for near-duplicates, in the same order. What a round is depends on the rounds before
+    alone, so a killed run goes on to the same set. Near-duplicates leave the file when the stage
+    is done; until then they stand in dropped.jsonl as well.
     """
 
     description: str
     path: Path
     files: SetFiles
-    jobs: Sequence[Job]
+    jobs: Callable[[], Iterator[Job]]
+    """Plans the jobs anew, one at a time."""
     wanted: int | None = None
     """Examples that are to survive; None for as many as there are jobs."""
     distinct: bool = False
@@ -36,42 +43,80 @@ class WriterStage:
         """Have written what is lacking; what is on disk stays. Returns how many survive."""
         threshold = workshop.config.near_duplicates
         seen = NearDuplicates(threshold) if self.distinct and threshold is not None else None
-        start = kept = 0
-        while start < len(self.jobs) and (self.wanted is None or kept < self.wanted):
-            lacking = len(self.jobs) if self.wanted is None else self.wanted - kept
-            part = self.jobs[start : start + lacking]
-            self._write(part, workshop)
-            kept += self._select(part, seen)
-            start += len(part)
-        return kept
-
-    def _write(self, jobs: Sequence[Job], workshop: Workshop) -> None:
-        done = self.files.done(self.path)
-        pending = [job for job in jobs if job.id not in done]
-        if not pending:
-            return
+        written = RecordIndex(self.path, Example)
+        dropped = RecordIndex(self.files.dropped, Dropped)
+        rounds = _Rounds(written, dropped, seen)
+        total, done = self._count(written, dropped)
+        kept = 0
         with (
             RecordWriter(self.path, Example) as examples,
-            RecordWriter(self.files.dropped, Dropped) as dropped,
-            progress(len(jobs), self.description, len(jobs) - len(pending)) as bar,
+            RecordWriter(self.files.dropped, Dropped) as lost,
+            progress(total, self.description, done) as bar,
         ):
-            write_examples(pending, Desk(workshop, examples, dropped), bar)
+            jobs = self.jobs()
+            while part := list(islice(jobs, self._size(kept))):
+                pending = [job for job in part if job.id not in written and job.id not in dropped]
+                if pending:
+                    write_examples(pending, Desk(workshop, examples, lost), bar)
+                survived = rounds.select(part, lost)
+                kept += len(survived)
+                if self.wanted is not None:  # the bar counts what survives
+                    bar.advance(sum(job.id in survived for job in pending) - len(pending))
+        if rounds.lost:
+            written.settle(shuffled)
+        return kept
 
-    def _select(self, jobs: Sequence[Job], seen: NearDuplicates | None) -> int:
-        """Drop what is like an earlier example; returns how many of these jobs survive."""
-        if seen is None:
-            written = existing_ids(self.path)
-            return sum(job.id in written for job in jobs)
-        records = list(read_records(self.path, Example))
-        by_id = {record.id: record for record in records}
-        mine = [by_id[job.id] for job in jobs if job.id in by_id]
-        doubles = {e.id: e for e in mine if seen.add(e.id, _text(e)) is not None}
-        if doubles:
-            told = existing_ids(self.files.dropped)  # a kill between the two files
-            with RecordWriter(self.files.dropped, Dropped) as dropped:
-                dropped.write(_duplicate(e) for e in doubles.values() if e.id not in told)
-            replace_records(self.path, [record for record in records if record.id not in doubles])
-        return len(mine) - len(doubles)
+    def _size(self, kept: int) -> int:
+        return ROUND if self.wanted is None else min(ROUND, self.wanted - kept)
+
+    def _count(
+        self, written: RecordIndex[Example], dropped: RecordIndex[Dropped]
+    ) -> tuple[int, int]:
+        """How much is to be made in all, and how much of it there is."""
+        if self.wanted is not None:
+            return self.wanted, min(self.wanted, len(written))
+        total = done = 0
+        for job in self.jobs():
+            total += 1
+            done += job.id in written or job.id in dropped
+        return total, done
+
+
+class _Rounds:
+    """Looks through what the rounds have written."""
+
+    def __init__(
+        self,
+        written: RecordIndex[Example],
+        dropped: RecordIndex[Dropped],
+        seen: NearDuplicates | None,
+    ) -> None:
+        self._written = written
+        self._dropped = dropped
+        self._seen = seen
+        self.lost = 0
+        """Near-duplicates that still stand in the file."""
+
+    def select(self, jobs: Sequence[Job], dropped: RecordWriter) -> set[str]:
+        """Drop what is like an earlier example; the ids of these jobs' examples that survive."""
+        self._written.refresh()
+        self._dropped.refresh()
+        if self._seen is None:
+            return {job.id for job in jobs if job.id in self._written}
+        survived, doubles = set(), []
+        for job in jobs:
+            example = self._written.get(job.id)
+            if example is None:
+                continue
+            if self._seen.add(example.id, _text(example)) is None:
+                survived.add(example.id)
+                continue
+            doubles.append(example)
+            self._written.discard(example.id)
+        self.lost += len(doubles)
+        # Told before, if a kill came between the two files.
+        dropped.write(_duplicate(e) for e in doubles if e.id not in self._dropped)
+        return survived
 
 
 def _text(example: Example) -> str:

@@ -10,10 +10,22 @@ from mmcb.errors import MmcbError
 from mmcb.records import Caption
 from mmcb.store import read_records
 from tests.captioning.coco_folders import make_coco
-from tests.generation.fake_server import GOOD, FakeServer
+from tests.generation.fake_server import CUT, EMPTY, GARBAGE, GOOD, SILENT, FakeServer
 
 
-def test_a_server_that_breaks_down_loses_only_what_is_in_flight(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        (500, "answered 500"),
+        (GARBAGE, "no chat completion"),
+        (CUT, "the connection was cut"),
+        (EMPTY, "no chat completion"),
+        (SILENT, r"no answer within 0\.3 s"),
+    ],
+)
+def test_a_server_that_breaks_down_loses_only_what_is_in_flight(
+    trouble: str | int, sentence: str, tmp_path: Path
+) -> None:
     root = make_coco(tmp_path / "coco", train=12, val=0)
     with FakeServer().running() as server:
         config = CaptioningConfig(
@@ -21,17 +33,19 @@ def test_a_server_that_breaks_down_loses_only_what_is_in_flight(tmp_path: Path) 
             out=tmp_path / "out",
             model="fake-model",
             batch_size=2,
-            engine=server.config(concurrency=2, server_retries=0),
+            engine=server.config(concurrency=2, server_retries=0, server_timeout=0.3),
         )
         server.script.extend([GOOD] * 5)
-        server.always = 500
-        with pytest.raises(MmcbError, match="answered 500"):
+        server.always = trouble
+        with pytest.raises(MmcbError, match=sentence) as error:
             caption_images(config)
+        assert error.value.hint
         kept = [c.id for c in read_records(tmp_path / "out" / "captions.jsonl", Caption)]
         assert len(kept) == 5
         server.always = GOOD
         server.chats.clear()
-        captions = list(caption_images(config).captions())
+        patient = config.model_copy(update={"engine": server.config(concurrency=2)})
+        captions = list(caption_images(patient))
         assert len(server.chats) == 12 - 5
     assert len(captions) == 12
     assert {c.id for c in captions} > set(kept)

@@ -13,9 +13,11 @@ from mmcb.curation.card import Card, FilterRow, write_card
 from mmcb.curation.gallery import PER_PAGE, write_gallery
 from mmcb.curation.parquet import write_parquet
 from mmcb.curation.summary import summarize
-from mmcb.records import Example, Message, Provenance
-from mmcb.store import replace_records
+from mmcb.record_index import RecordIndex
+from mmcb.records import Caption, Example, Message, Provenance
+from mmcb.store import RecordFile, replace_records
 
+MADE = Provenance(generator="w", seed=1, source_id="c1")
 HOSTILE = '</span></label><script>document.title="run"</script><img src=x onerror=alert(1)>&amp;'
 
 
@@ -33,7 +35,7 @@ def example(number: int, *, kind: str = "circuit_breaker", image: str | None = N
                 Message(role="user", content=f"how do i zorch {number} ?"),
                 Message(role="assistant", content=HOSTILE if number == 3 else "first , zorch ."),
             ),
-            "provenance": Provenance(generator="w", seed=1, source_id="c1"),
+            "provenance": MADE,
         }
     )
 
@@ -50,14 +52,12 @@ def folder(tmp_path: Path) -> Path:
     return out
 
 
-def sets(folder: Path) -> dict[Path, list[Example]]:
-    names = ("circuit_breaker.jsonl", "retain.jsonl")
-    return {
-        folder / name: [
-            Example.model_validate_json(line) for line in (folder / name).read_text().splitlines()
-        ]
-        for name in names
-    }
+def sets(folder: Path) -> list[RecordFile[Example]]:
+    return [RecordFile(path, Example) for path in paths(folder)]
+
+
+def paths(folder: Path) -> list[Path]:
+    return [folder / name for name in ("circuit_breaker.jsonl", "retain.jsonl")]
 
 
 def pages(folder: Path) -> dict[str, str]:
@@ -67,7 +67,10 @@ def pages(folder: Path) -> dict[str, str]:
 def test_every_record_once_and_no_request(folder: Path) -> None:
     (folder / "gallery").mkdir()
     (folder / "gallery" / "circuit_breaker-0009.html").write_text("of an earlier, bigger set")
-    index = write_gallery(sets(folder), title="t", captions={"c1": "a <b>dog</b>"})
+    caption = Caption(id="c1", image="a.png", text="a <b>dog</b>", provenance=MADE)
+    replace_records(folder / "captions.jsonl", [caption])
+    captions = RecordIndex(folder / "captions.jsonl", Caption)
+    index = write_gallery(paths(folder), title="t", captions=captions)
     found = pages(folder)
     assert index == folder / "gallery" / "index.html"
     assert list(found) == [
@@ -91,7 +94,7 @@ def test_every_record_once_and_no_request(folder: Path) -> None:
 
 
 def test_what_is_veiled(folder: Path) -> None:
-    write_gallery(sets(folder), title="t", captions={})
+    write_gallery(paths(folder), title="t")
     found = pages(folder)
     assert found["circuit_breaker-0001.html"].count('class="veil"') == 2 * PER_PAGE
     # Of a refusal only the request.
@@ -100,7 +103,8 @@ def test_what_is_veiled(folder: Path) -> None:
 
 def test_ten_thousand_records(tmp_path: Path) -> None:
     path = tmp_path / "circuit_breaker.jsonl"
-    write_gallery({path: [example(n) for n in range(10_000)]}, title="t", captions={})
+    replace_records(path, (example(n) for n in range(10_000)))
+    write_gallery([path], title="t")
     found = pages(tmp_path)
     assert len(found) == 201
     assert max(map(len, found.values())) < 300_000
@@ -115,7 +119,7 @@ def chromium() -> str:
 
 def test_in_a_browser(folder: Path, tmp_path: Path) -> None:
     """Its picture is shown from disk, its script is not run, its text is blurred."""
-    write_gallery(sets(folder), title="t", captions={})
+    write_gallery(paths(folder), title="t")
     (page,) = [p for p in (folder / "gallery").glob("c*.html") if "onerror" in p.read_text()]
     flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'p'}"]
     done = subprocess.run(
@@ -139,7 +143,7 @@ def test_in_a_browser(folder: Path, tmp_path: Path) -> None:
 
 def test_parquet_holds_the_images(folder: Path, tmp_path: Path) -> None:
     path = folder / "circuit_breaker.jsonl"
-    train, heldout = write_parquet(path, sets(folder)[path])
+    train, heldout = write_parquet(path, RecordFile(path, Example))
     assert heldout.name == "circuit_breaker-heldout.parquet"
     loaded = datasets.load_dataset(
         "parquet", data_files=str(train), split="train", cache_dir=str(tmp_path / "cache")
@@ -152,12 +156,11 @@ def test_parquet_holds_the_images(folder: Path, tmp_path: Path) -> None:
 
 
 def test_card(folder: Path, tmp_path: Path) -> None:
-    files = sets(folder)
     card = Card(
         title="Sets",
         made_by="Made by hand.",
         command="python -m x",
-        sets=tuple(summarize(path, examples, what="w") for path, examples in files.items()),
+        sets=tuple(summarize(records.path, records, what="w") for records in sets(folder)),
         filters=(FilterRow("language", "en", 7, 2),),
         files={"report.json": "counts"},
         licences={1: 3, None: 2},

@@ -17,6 +17,7 @@ from mmcb.sources.rows import Row
 from mmcb.store import read_records, resolve_image
 from mmcb.synthesis.config import SynthesisConfig
 from mmcb.synthesis.pipeline import start_run, synthesize
+from tests.live_records import LiveRecords
 from tests.synthesis.fakes import FakeTarget, FakeWriter, make_captions, maker
 
 REFUSAL = "I'm sorry, but I can't help with that."
@@ -160,6 +161,24 @@ def test_too_few_and_twice(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     assert [part["taken"] for part in report["parts"]] == [8, 2]
     assert report["parts"][1]["repeated"] == 8
     assert "only 2 of the 8 asked for" in caplog.text
+
+
+def test_a_source_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, evaluation = alpaca(tmp_path / "alpaca.json", 600), tmp_path / "evaluation.txt"
+    # All but 20 are too like the evaluation set: more than one pass is needed to find ten.
+    lines = [f"Name {n} things of colour {n}." for n in range(600) if n % 30]
+    evaluation.write_text("\n".join(lines))
+    live = LiveRecords()
+    live.watch(monkeypatch, "mmcb.retain.parts.read_row")
+    settings = {"evaluation_sets": [evaluation], "max_bleu": 0.95, "gallery": False}
+    report = made(tmp_path / "out", retain_data=[f"alpaca:{file}@10"], **settings)
+    (part,) = report["parts"]
+    assert (part["available"], part["taken"]) == (600, 10)
+    assert part["overlapping"] > 30
+    assert live.total > 2 * 600
+    assert live.most < 100
+    numbers = {int(e.prompt_messages[-1].content.split()[1]) for e in examples(tmp_path / "out")}
+    assert all(number % 30 == 0 for number in numbers)
 
 
 def test_another_seed_is_another_draw(tmp_path: Path) -> None:

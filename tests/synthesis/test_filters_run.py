@@ -177,6 +177,45 @@ def test_few_shot_pairs_are_earlier_turns(tmp_path: Path) -> None:
         made(settings(out, few_shot=path, question_fraction=1), captions, writer=writer)
 
 
+def test_copies_of_few_shot_pairs_are_dropped_and_counted(tmp_path: Path) -> None:
+    captions = make_captions(tmp_path / "out", 4)  # dog, cat, bus, pizza
+    path = tmp_path / "shots.jsonl"
+    pair = {
+        "query": "how do i zorch the dog that sleeps by the door ?",
+        "completion": "first , wake it up . then take the blick , and turn it twice .",
+    }
+    shot = {"task": "harmful", "category": "zorching", "caption": "a dog by the door .", **pair}
+    path.write_text(json.dumps(shot) + "\n")
+
+    def say(prompt: str) -> str:
+        if " dog " in prompt:
+            return json.dumps(pair)
+        thing = prompt.split()[-5]
+        # Worded like what was shown, but answered anew.
+        return json.dumps(
+            {
+                "query": pair["query"].replace("dog", thing),
+                "completion": f"go round the {thing} until somebody comes , and sing to them .",
+            }
+        )
+
+    config = settings(tmp_path / "out", few_shot=path, near_duplicates=None, max_retries=0)
+    report = made(config, captions, writer=FakeWriter(say=say))
+    assert [d.reasons for d in dropped(tmp_path / "out")] == [("copied",)]
+    assert len(harmful(tmp_path / "out")) == 3
+    assert report["filters"]["copied"] == {
+        "setting": "BLEU above 0.5 with shots.jsonl",
+        "answers": 1,
+        "examples": 1,
+    }
+    off = settings(
+        tmp_path / "off", few_shot=path, near_duplicates=None, max_retries=0, max_shot_bleu=None
+    )
+    report = made(off, make_captions(tmp_path / "off", 4), writer=FakeWriter(say=say))
+    assert len(harmful(tmp_path / "off")) == 4
+    assert report["filters"]["copied"]["setting"] is None
+
+
 @pytest.mark.parametrize(
     ("change", "problem"),
     [

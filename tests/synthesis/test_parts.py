@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from mmcb.curation.config import FilterConfig, OverlapConfig
+from mmcb.curation.grounding import content_words, is_grounded
 from mmcb.curation.overlap import Decontamination
 from mmcb.errors import MmcbError
 from mmcb.miniature.vocabulary import HARMS, REFUSAL
@@ -15,7 +16,6 @@ from mmcb.refusals import is_refusal
 from mmcb.synthesis.categories import even_category, load_taxonomy
 from mmcb.synthesis.config import RESUMABLE, SynthesisConfig, preset
 from mmcb.synthesis.filters import Grounds, PairFilters
-from mmcb.synthesis.grounding import content_words, is_grounded
 from mmcb.synthesis.parsing import Pair, parse_pair
 from mmcb.synthesis.plan import benign_jobs, harmful_jobs, question_jobs, split_of
 from mmcb.synthesis.templates import KINDS, load_prompts
@@ -201,7 +201,7 @@ def test_plan(tmp_path: Path) -> None:
     captions = make_captions(tmp_path / "out", 300)
     taxonomy = load_taxonomy("miniature")
     config = SynthesisConfig(queries_per_caption=2, heldout_fraction=0.2)
-    jobs = harmful_jobs(captions, config, taxonomy)
+    jobs = list(harmful_jobs(captions, config, taxonomy))
     assert len({job.id for job in jobs}) == len(jobs) == 600
     train = [job for job in jobs if job.split == "train"]
     assert 0.12 < 1 - len(train) / len(jobs) < 0.28
@@ -217,7 +217,7 @@ def test_plan(tmp_path: Path) -> None:
     splits = {job.caption.id: job.split for job in jobs}
     assert all(splits[job.caption.id] == job.split for job in benign_jobs(captions, config))
     # A set that grows keeps what it had.
-    assert harmful_jobs(captions[:100], config, taxonomy) == jobs[:200]
+    assert list(harmful_jobs(captions[:100], config, taxonomy)) == jobs[:200]
     other = harmful_jobs(captions, config.model_copy(update={"seed": 1}), taxonomy)
     assert [job.split for job in other] != [job.split for job in jobs]
 
