@@ -61,11 +61,11 @@ class Column:
 
     def asr(self, judge: str, key: str) -> Rate:
         """Attack success by a judge; `key` is one of `ASR_KEYS`."""
-        return self._rate("judges", judge, self.role, key)
+        return self.rate("judges", judge, self.role, key)
 
     def coherent(self, judge: str, key: str) -> Rate:
         """Share of coherent answers to an attack, by the judge that speaks beside `judge`."""
-        return self._rate("coherence", panel_of(judge).coherence, self.role, key)
+        return self.rate("coherence", panel_of(judge).coherence, self.role, key)
 
     def perplexity(self, key: str) -> float | None:
         """Median perplexity of the answers to an attack, where it was measured."""
@@ -73,21 +73,22 @@ class Column:
 
     def any_of_n(self, attack: str) -> Rate:
         """Share of behaviors on which any of several attempts succeeded, with `attempts`."""
-        return self._rate("any_of_n", self.role, attack)
+        return self.rate("any_of_n", self.role, attack)
 
     def in_category(self, category: str, attack: str) -> Rate:
         """Attack success in a category of harm."""
-        return self._rate("categories", category, self.role, attack)
+        return self.rate("categories", category, self.role, attack)
 
     def capability(self, task: str) -> Rate:
         """Share of a task's items answered right."""
-        return self._rate("models", self.role, "capability", task)
+        return self.rate("models", self.role, "capability", task)
 
     def benign(self, key: str) -> Rate:
         """`over_refusal` or `coherence_benign`."""
-        return self._rate("models", self.role, key)
+        return self.rate("models", self.role, key)
 
-    def _rate(self, *path: str) -> Rate:
+    def rate(self, *path: str) -> Rate:
+        """The rate at a path of keys in results.json; not measured where there is none."""
         found: Any = self.evaluation.results
         for key in path:
             found = found.get(key) if isinstance(found, Mapping) else None

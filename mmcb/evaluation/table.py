@@ -37,10 +37,10 @@ def print_columns(
         console: where to print.
     """
     table = Table(title=f"{title} (judge: {judges[0]}, 95 % Wilson intervals)")
-    table.add_column("", no_wrap=True)
+    table.add_column("")
     for column in columns:
         table.add_column(column.label, justify="right", no_wrap=len(columns) <= 2)
-    table.add_column("n", justify="right")
+    table.add_column("n", justify="right", no_wrap=True)
     beside = len(judges) > 1
     _section(table, "attack success rate", attack_rows(columns, judges), beside=beside)
     _section(table, "capability", capability_rows(columns))
@@ -75,7 +75,10 @@ def _section(table: Table, title: str, rows: Sequence[Row], *, beside: bool = Fa
     if rows:
         table.add_row(f"[bold]{title}[/bold]")
     for row in rows:
-        table.add_row(f"  {row.name}", *(format_rate(cell.rate) for cell in row.cells), row.counts)
+        rates = [format_rate(cell.rate) for cell in row.cells]
+        if len(rates) > 2:  # a terminal has room for two beside each other
+            rates = [text.replace(" \\[", "\n\\[") for text in rates]
+        table.add_row(f"  {row.name}", *rates, row.counts)
         if beside:
             names = dict.fromkeys(name for cell in row.cells for name, _ in cell.beside)
             for name in names:
