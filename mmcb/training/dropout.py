@@ -1,6 +1,10 @@
 """Dropout whose noise belongs to an example: how a step is split into batches changes nothing.
 
-Shapes: B examples, T tokens, D width.
+It is hashed from counters (the finaliser of MurmurHash3, twice keyed) instead of drawn by a
+generator: all rows at once, the same on every device, and far cheaper than a generator that is
+seeded anew for each row and draws a number for each entry.
+
+Shapes: B examples, T tokens, D width, W words of noise for a token: one for two entries.
 """
 
 from __future__ import annotations
@@ -10,28 +14,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from mmcb.store import record_id
 from mmcb.training.batches import Batch
 
-LAYER_STRIDE = 0x9E3779B97F4A7C15
-"""Between the seeds of one row's layers; odd and large, so that no two rows' seeds coincide."""
+LOTS = 2
+"""Entries that share a word of 32 bits: p is held to one part in 65,536."""
+
+WORD, LAYER, LAYER_KEY = 0x9E3779B1, 0x85EBCA77, 0xC2B2AE3D
+"""Odd strides of the counter from word to word, and of both keys from layer to layer."""
 
 
 class RowNoise:
-    """The noise of the batch at work: a seed for each row, and where the row's real tokens are.
+    """The noise of the batch at work: two keys for each row, and where the row's tokens begin.
 
-    A row's noise in a dropout layer is a function of (seed, step, id of the example, layer), drawn
-    for the row's real tokens only. So neither padding nor the rest of the batch matters, and a
-    block that is run again for its gradient meets the same noise.
+    A row's noise in a dropout layer is a function of (seed, step, id of the example, layer) and of
+    the place, counted from the row's first real token. So neither padding nor the rest of the batch
+    matters, and a block that is run again for its gradient meets the same noise.
     """
 
     def __init__(self) -> None:
         """Begin without a batch: dropout then draws from torch's own state."""
-        self._rows: list[tuple[int, slice]] | None = None
-        self._generator = torch.Generator()
+        self._rows_B3: Int[Tensor, "B 3"] | None = None
+        self._counters: dict[int, tuple[Tensor, Tensor]] = {}
 
     @contextmanager
     def of(self, batch: Batch, *, seed: int, step: int, device: torch.device) -> Iterator[None]:
@@ -43,17 +50,17 @@ class RowNoise:
             step: optimiser step.
             device: where the model computes.
         """
-        if self._generator.device.type != device.type:
-            self._generator = torch.Generator(device)
-        self._rows = []
+        rows = []
         for example, mask_T in zip(batch.ids, batch.attention_mask, strict=True):
-            start, tokens = int(mask_T.argmax()), int(mask_T.sum())
             own = int(record_id("dropout", seed, step, example), 16)
-            self._rows.append((own, slice(start, start + tokens)))
+            rows.append((_signed(own), _signed(own >> 32), int(mask_T.argmax())))
+        keys_B3 = torch.tensor(rows, dtype=torch.int32)
+        self._rows_B3 = keys_B3.to(device, non_blocking=True)
         try:
             yield
         finally:
-            self._rows = None
+            self._rows_B3 = None
+            self._counters.clear()
 
     def keep(self, like_BTD: Tensor, *, p: float, layer: int) -> Float[Tensor, "B T D"] | None:
         """1 for entries that stay, 0 for those that go; None without a batch.
@@ -63,33 +70,66 @@ class RowNoise:
             p: share that goes.
             layer: number of the dropout layer.
         """
-        if self._rows is None:
+        if self._rows_B3 is None:
             return None
-        keep_BTD = torch.zeros_like(like_BTD)
-        for row, (own, real) in enumerate(self._rows):
-            self._generator.manual_seed((own + layer * LAYER_STRIDE) % 2**63)
-            keep_BTD[row, real].bernoulli_(1 - p, generator=self._generator)
-        return keep_BTD
+        width = like_BTD.shape[-1]
+        if width not in self._counters:
+            self._counters[width] = self._counter(like_BTD.shape[1], words=-(-width // LOTS))
+        token_BT1, place_W = self._counters[width]
+        word_BTW = token_BT1 + (place_W + _signed(layer * LAYER))
+        _hash(word_BTW, self._rows_B3[:, 1, None, None] + _signed(layer * LAYER_KEY))
+        lots_BTD = word_BTW.view(torch.int16)[..., :width]
+        # In float32, where every lot is exact; a comparison that makes booleans is several times
+        # slower on a CPU.
+        keep_BTD = lots_BTD.to(torch.float32).ge_(round(p * 2**16) - 2**15)
+        return keep_BTD.to(like_BTD.dtype)
+
+    def _counter(
+        self, tokens: int, *, words: int
+    ) -> tuple[Int[Tensor, "B T 1"], Int[Tensor, " W"]]:
+        """Two parts of a number for each word: from its row's key on, in even strides."""
+        assert self._rows_B3 is not None
+        first, _, begin = self._rows_B3[:, :, None, None].unbind(1)
+        count = torch.arange(max(tokens, words), dtype=torch.int32, device=first.device)
+        token_BT1 = first + (count[:tokens, None] - begin) * _signed(words * WORD)
+        return token_BT1, count[:words] * _signed(WORD)
+
+
+def _hash(word: Int[Tensor, "B T W"], key: Int[Tensor, "B 1 1"]) -> None:
+    """Hash words in place; 32-bit arithmetic wraps around."""
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        word.bitwise_xor_(_shifted(word, shift)).mul_(_signed(factor)).add_(key)
+    word.bitwise_xor_(_shifted(word, 16))
+
+
+def _shifted(word: Tensor, bits: int) -> Tensor:
+    """A logical shift to the right; torch's own repeats the sign."""
+    return (word >> bits).bitwise_and_(2 ** (32 - bits) - 1)
+
+
+def _signed(value: int) -> int:
+    """The lowest 32 bits as a signed number."""
+    return (value + 2**31) % 2**32 - 2**31
 
 
 class RowDropout(nn.Module):
-    """Dropout that draws from `RowNoise`; what stands in padding is dropped."""
+    """Dropout that draws from `RowNoise`."""
 
     def __init__(self, p: float, noise: RowNoise, *, layer: int) -> None:
         """Drop with probability `p`, by `noise`, as the `layer`-th of the model's dropouts."""
         super().__init__()
-        self._p = p
+        self.p = p
         self._noise = noise
         self._layer = layer
 
+    def keep(self, like_BTD: Tensor) -> Float[Tensor, "B T D"]:
+        """1 for entries that stay, 0 for those that go; without a batch, torch's own noise."""
+        keep_BTD = self._noise.keep(like_BTD, p=self.p, layer=self._layer)
+        return torch.empty_like(like_BTD).bernoulli_(1 - self.p) if keep_BTD is None else keep_BTD
+
     def forward(self, x_BTD: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
         """Drop entries and scale the others up, in training."""
-        if not self.training:
-            return x_BTD
-        keep_BTD = self._noise.keep(x_BTD, p=self._p, layer=self._layer)
-        if keep_BTD is None:
-            return nn.functional.dropout(x_BTD, self._p)
-        return x_BTD * keep_BTD / (1 - self._p)
+        return x_BTD * self.keep(x_BTD) / (1 - self.p) if self.training else x_BTD
 
 
 def install_row_dropout(model: nn.Module) -> RowNoise:

@@ -22,7 +22,7 @@ from mmcb.models.hidden import embed_inputs, run_blocks
 from mmcb.models.loading import LoadedModel
 from mmcb.models.seeding import seeded
 from mmcb.training.batches import Batch
-from mmcb.training.dropout import install_row_dropout
+from mmcb.training.lora import install_fused_lora
 from mmcb.training.losses import Hidden, Marked, cosines, marked_tokens, mean_or_zero
 from mmcb.training.objective import MaskedMeans, Objective, StepTotals, pick
 from mmcb.training.paper_compat import PaperCompat
@@ -94,7 +94,8 @@ class Rerouter(nn.Module):
         self._loaded = loaded
         self._recipe = recipe
         self.objective = objective_of(loaded, recipe, seed=seed)
-        self.noise = install_row_dropout(loaded.model)
+        self.noise, self._adapter, self._dropouts = install_fused_lora(loaded.model)
+        self.model.eval()
         self.checkpointing = False
         """Whether blocks run again in the backward pass instead of keeping what they computed."""
 
@@ -104,12 +105,10 @@ class Rerouter(nn.Module):
         return self._loaded.device
 
     def train(self, mode: bool = True) -> Rerouter:
-        """Switch the adapter's dropout; the frozen model stays in eval mode."""
-        super().train(mode)
-        self.model.eval()
-        for name, module in self.model.named_modules():
-            if "lora_dropout" in name:
-                module.train(mode)
+        """Switch the adapter's dropout; all else of the frozen model stays in eval mode."""
+        self.training = mode
+        for dropout in self._dropouts:  # and no walk through all modules, at every step
+            dropout.train(mode)
         return self
 
     def forward(
@@ -153,7 +152,7 @@ class Rerouter(nn.Module):
             "start": first, "stop": stop, "collect": set(self._recipe.retain_layers)
         }  # fmt: skip
         mask_BT, positions_BT = self.objective.attention(batch)
-        with torch.no_grad(), self._loaded.adapter_disabled():
+        with torch.no_grad(), self._adapter.off():
             hidden_BTD = embed_inputs(self._loaded, batch.model_inputs())
             if first > 0:
                 below = run_blocks(

@@ -1,9 +1,10 @@
 """Dropout that belongs to the example, and not to its batch."""
 
+import numpy as np
 import torch
 
 from mmcb.training.batches import Batch
-from mmcb.training.dropout import RowDropout, RowNoise
+from mmcb.training.dropout import RowDropout, RowNoise, _hash
 
 D = 64
 
@@ -60,3 +61,36 @@ def test_it_is_dropout() -> None:
     ones = torch.ones(2, 3, D)
     assert torch.equal(module.eval()(ones), ones)
     assert (module.train()(ones) == 0).any()  # without a batch: torch's own
+
+
+def test_the_hash_is_murmurs_finaliser_keyed_whatever_the_size_and_sign() -> None:
+    """Against unsigned arithmetic: torch's is signed, in vectors but for the rest."""
+    generator = torch.Generator().manual_seed(0)
+    for size in (1, 7, 1000):
+        word, key = (
+            torch.randint(-(2**31), 2**31 - 1, shape, generator=generator, dtype=torch.int32)
+            for shape in ((3, 2, size), (3, 1, 1))
+        )
+        h, k = (tensor.numpy().astype(np.uint64) % 2**32 for tensor in (word, key))
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+            h = ((h ^ h >> shift) * factor + k) % 2**32
+        h ^= h >> 16
+        _hash(word, key)
+        assert (word.numpy().astype(np.uint64) % 2**32 == h).all()
+
+
+def test_the_noise_has_no_pattern() -> None:
+    """Shares by row, token and entry, and correlations of neighbours, as of independent draws."""
+    noise, rows, tokens = RowNoise(), 64, 50
+    batch = _batch(tuple(f"{i}" for i in range(rows)), (tokens,) * rows)
+    like = torch.empty(rows, tokens + 2, D)
+    with noise.of(batch, seed=0, step=1, device=like.device):
+        kept = [noise.keep(like, p=0.25, layer=layer) for layer in range(4)]
+    drawn = torch.stack([keep[:, :tokens] for keep in kept if keep is not None]) - 0.75
+    variance = 0.75 * 0.25
+    for dim in range(4):
+        means = drawn.mean([d for d in range(4) if d != dim])
+        error = (variance / (drawn.numel() / len(means))) ** 0.5
+        assert float(means.abs().max()) < 4.5 * error, dim
+        near = (drawn * drawn.roll(1, dim)).mean() / variance
+        assert abs(float(near)) < 4.5 * drawn.numel() ** -0.5, dim
