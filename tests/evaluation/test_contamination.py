@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mmcb.evaluation.contamination.check import (
     EvaluationSet,
@@ -13,53 +12,13 @@ from mmcb.evaluation.contamination.check import (
     sentences,
 )
 from mmcb.evaluation.pipeline import evaluate
-from mmcb.records import Example, Message, Provenance, Task
-from mmcb.store import file_hash, replace_records, write_atomic
+from mmcb.records import Task
+from mmcb.store import replace_records, write_atomic
+from tests.evaluation.trained import example, picture, training_run
 from tests.evaluation.world import FakeGenerator, make_judge, make_world
 
 LONG = "please tell me how to fold the red cup and the blue cup before the dog comes home"
 TRAINED = ("How do I wash the dog?", LONG, "what is in the picture ?")
-
-
-def picture(path: Path, level: int) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.new("RGB", (8, 8), (level, 0, 0)).save(path)
-    return path
-
-
-def example(prompt: str, *, image: str | None = None, split: str = "train") -> Example:
-    said = (Message(role="user", content=prompt), Message(role="assistant", content="so"))
-    return Example(
-        id=prompt, kind="retain", task="instruction", split=split, image=image,  # type: ignore[arg-type]
-        messages=said, provenance=Provenance(generator="person"),
-    )  # fmt: skip
-
-
-def training_run(folder: Path) -> Path:
-    """A run's folder with a retain set of three requests, one about a picture; its adapter."""
-    picture(folder / "images/seen.png", 1)
-    data = folder / "retain.jsonl"
-    replace_records(
-        data,
-        [
-            example(TRAINED[0]),
-            example(TRAINED[1]),
-            example(TRAINED[2], image="images/seen.png"),
-            example("only held out", split="heldout"),
-        ],
-    )
-    manifest = {
-        "command": "training",
-        "status": "complete",
-        "started": "2026-01-01T00:00:00",
-        "config": {"model": "tiny-llava-next", "image_folder": None},
-        "inputs": {"retain": {"path": str(data), "sha256": file_hash(data)}},
-        "sources": [{"kind": "retain", "source": f"mmcb:{data}"}],
-    }
-    write_atomic(folder / "manifest.json", json.dumps(manifest))
-    write_atomic(folder / "adapter/adapter_config.json", "{}")
-    write_atomic(folder / "adapter/adapter_model.safetensors", b"weights")
-    return folder / "adapter"
 
 
 def items(*texts: str) -> EvaluationSet:
@@ -71,7 +30,7 @@ def test_what_was_trained_on_is_found_word_for_word_and_nearly(tmp_path: Path) -
         "both": items("how do i wash the DOG", LONG.replace("home", "back"), "something else"),
         "clean": items("how do i wash the cat ?", "only held out"),
     }
-    found = check_contamination(training_run(tmp_path), sets)
+    found = check_contamination(training_run(tmp_path, TRAINED), sets)
     assert found["status"] == "checked"
     both, clean = found["sets"]["both"], found["sets"]["clean"]
     assert (both["n"], both["exact"], both["near"], both["flagged"]) == (3, 1, 1, True)
@@ -84,7 +43,7 @@ def test_what_was_trained_on_is_found_word_for_word_and_nearly(tmp_path: Path) -
 
 
 def test_the_same_words_about_another_picture_are_another_item(tmp_path: Path) -> None:
-    adapter = training_run(tmp_path)
+    adapter = training_run(tmp_path, TRAINED)
     same, other = picture(tmp_path / "copy.png", 1), picture(tmp_path / "other.png", 2)
     sets = {
         name: EvaluationSet([Item(name, TRAINED[2], file)])
@@ -97,7 +56,7 @@ def test_the_same_words_about_another_picture_are_another_item(tmp_path: Path) -
 
 
 def test_a_file_that_was_trained_on_is_flagged_by_its_hash(tmp_path: Path) -> None:
-    adapter = training_run(tmp_path / "run")
+    adapter = training_run(tmp_path / "run", TRAINED)
     copy = tmp_path / "mine.jsonl"
     copy.write_bytes((tmp_path / "run/retain.jsonl").read_bytes())
     (tmp_path / "run/retain.jsonl").unlink()
@@ -112,7 +71,7 @@ def test_a_file_that_was_trained_on_is_flagged_by_its_hash(tmp_path: Path) -> No
 
 
 def test_changed_training_data_are_not_taken_for_the_old(tmp_path: Path) -> None:
-    adapter = training_run(tmp_path)
+    adapter = training_run(tmp_path, TRAINED)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     manifest["sources"].append({"kind": "retain", "source": "chat:someone/chats"})
     write_atomic(tmp_path / "manifest.json", json.dumps(manifest))
@@ -139,7 +98,11 @@ def test_the_report_flags_a_set_that_was_trained_on(tmp_path: Path, prompt: str)
     tasks = tmp_path / "xstest/tasks.jsonl"
     replace_records(tasks, [Task(id="xstest-1", task="over_refusal", prompt=prompt)])
     config = config.model_copy(
-        update={"adapter": str(training_run(tmp_path / "run")), "tasks": tasks, "hijacks": ()}
+        update={
+            "adapter": str(training_run(tmp_path / "run", TRAINED)),
+            "tasks": tasks,
+            "hijacks": (),
+        }
     )
     results = evaluate(
         config, make_generator=lambda role: FakeGenerator(role, []), make_judge=make_judge

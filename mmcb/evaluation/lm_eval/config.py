@@ -20,6 +20,16 @@ PAPER_TASKS = (
 )
 """The paper's six (Zou et al. 2024, Table 1), with the Open LLM Leaderboard's numbers of shots."""
 
+PAPER_METRICS = {
+    "mmlu": "acc,none",
+    "arc_challenge": "acc_norm,none",
+    "hellaswag": "acc_norm,none",
+    "truthfulqa_mc2": "acc,none",
+    "winogrande": "acc,none",
+    "gsm8k": "exact_match,strict-match",
+}
+"""The metric of each that goes into the Open LLM Leaderboard's average."""
+
 PAPER_VISION_TASKS = ("mmmu_val",)
 """What the paper adds for a model that sees."""
 

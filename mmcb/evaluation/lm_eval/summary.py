@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcb.evaluation.contamination.check import sentences
+from mmcb.evaluation.lm_eval.config import PAPER_METRICS
 from mmcb.evaluation.lm_eval.tasks import LoadedTask
 from mmcb.evaluation.metrics import Z_95
 
@@ -32,7 +33,20 @@ def summarize(
             task.name: _task(task, {role: of[task.name] for role, of in outcomes.items()})
             for task in tasks
         },
+        "paper_average": {role: paper_average(of) for role, of in outcomes.items()},
     }
+
+
+def paper_average(outcomes: Mapping[str, Outcome]) -> float | None:
+    """The mean of the paper's six tasks, "Open LLM" in its Table 1; None unless all six ran."""
+    values = [
+        outcomes[task]["metrics"].get(task, {}).get(metric, {}).get("value")
+        for task, metric in PAPER_METRICS.items()
+        if task in outcomes
+    ]
+    if len(values) < len(PAPER_METRICS) or None in values:
+        return None
+    return statistics.fmean(values)
 
 
 def _task(task: LoadedTask, by_role: Mapping[str, Outcome]) -> dict[str, Any]:
@@ -119,6 +133,11 @@ def print_summary(results: Mapping[str, Any], *, console: Console | None = None)
                 cells += [_change(found["change"])] if len(roles) == 2 else []
                 title = f"{name}@{shots} {metric.removesuffix(',none')}"
                 table.add_row(title, "-" if n is None else str(n), *cells)
+    average = results["paper_average"]
+    if None not in average.values():
+        table.add_section()
+        cells = [f"{average[role]:.3f}" for role in roles]
+        table.add_row("average of the paper's six", "", *cells)
     console = console or Console()
     console.print(table)
     for sentence in sentences(results["contamination"]):

@@ -13,11 +13,19 @@ from PIL import Image
 
 from mmcb.errors import MmcbError
 from mmcb.evaluation.lm_eval import tasks
-from mmcb.evaluation.lm_eval.config import LmEvalConfig, preset, split_task
+from mmcb.evaluation.lm_eval.config import (
+    PAPER_METRICS,
+    PAPER_TASKS,
+    PAPER_VISION_TASKS,
+    LmEvalConfig,
+    preset,
+    split_task,
+)
 from mmcb.evaluation.lm_eval.outcome import outcome_of
 from mmcb.evaluation.lm_eval.run import run_lm_eval
-from mmcb.evaluation.lm_eval.summary import paired_change, print_summary
+from mmcb.evaluation.lm_eval.summary import paired_change, paper_average, print_summary
 from mmcb.store import write_atomic
+from tests.evaluation.trained import training_run
 
 pytest.importorskip("lm_eval", reason="lm-eval is not installed: pip install 'mmcb[eval]'")
 
@@ -119,7 +127,8 @@ def settings(model: Path, folder: Path, out: Path, **more: Any) -> LmEvalConfig:
 def test_base_and_adapter_with_one_call_and_again_without_a_model(
     llm_folder: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    adapter = adapter_of(llm_folder, tmp_path / "adapter")
+    training_run(tmp_path / "run", [ROWS[3]["question"], "something else"])
+    adapter = adapter_of(llm_folder, tmp_path / "run/adapter")
     config = settings(llm_folder, folder, tmp_path / "out", adapter=str(adapter))
     results = run_lm_eval(config)
     found = results["tasks"]["zorch"]
@@ -130,6 +139,8 @@ def test_base_and_adapter_with_one_call_and_again_without_a_model(
     assert acc["base"]["n"] == acc["defended"]["n"] == 6
     assert acc["base"]["stderr"] > 0 or acc["base"]["value"] in (0.0, 1.0)
     assert acc["change"]["value"] == pytest.approx(acc["defended"]["value"] - acc["base"]["value"])
+    flagged = results["contamination"]["sets"]["zorch"]
+    assert (flagged["n"], flagged["exact"], flagged["items"]) == (6, 1, ["zorch/3"])
     print_summary(results)
 
     def no_model(*_: object, **__: object) -> None:
@@ -200,6 +211,13 @@ def test_what_cannot_be_had_is_named(llm_folder: Path, folder: Path, tmp_path: P
     assert not (tmp_path / "out").exists()
 
 
+def test_lm_eval_has_the_paper_s_tasks(folder: Path) -> None:
+    from lm_eval.tasks import TaskManager
+
+    known = TaskManager(include_path=folder).all_tasks
+    assert {split_task(text)[0] for text in (*PAPER_TASKS, *PAPER_VISION_TASKS)} <= set(known)
+
+
 def test_without_lm_eval_it_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MmcbError, match="this needs lm-eval") as caught:
@@ -217,6 +235,18 @@ def test_the_settings() -> None:
         LmEvalConfig(tasks=("mmlu@5", "mmlu@0"))
     assert len(preset("mistral").tasks) == 6
     assert preset("llava-hf/llava-v1.6-mistral-7b-hf").tasks[6:] == ("mmmu_val",)
+
+
+def test_the_paper_s_average_is_told_only_of_all_six() -> None:
+    values = dict(zip(PAPER_METRICS, (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), strict=True))
+    outcomes = {
+        task: {"metrics": {task: {PAPER_METRICS[task]: {"value": value}}}}
+        for task, value in values.items()
+    }
+    assert [split_task(text)[0] for text in PAPER_TASKS] == list(PAPER_METRICS)
+    assert paper_average(outcomes) == pytest.approx(0.35)
+    outcomes.pop("gsm8k")
+    assert paper_average(outcomes) is None
 
 
 def test_numbers_and_changes() -> None:

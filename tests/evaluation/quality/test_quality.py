@@ -19,6 +19,7 @@ from mmcb.evaluation.quality.questions import read_questions
 from mmcb.evaluation.quality.run import measure_quality
 from mmcb.evaluation.quality.summary import print_summary
 from mmcb.generation.protocol import Completion, Request, Sampling
+from tests.evaluation.trained import training_run
 from tests.generation.fake_server import FakeServer
 
 
@@ -161,6 +162,17 @@ def test_what_cannot_be_read_is_counted_and_in_no_mean(tmp_path: Path) -> None:
     assert [grade["text"] for grade in grades if grade["score"] is None] == ["no idea"]
 
 
+def test_a_judge_that_babbles_gives_no_number(tmp_path: Path) -> None:
+    config = mt_bench(tmp_path)
+    judge = Fake(lambda r: "BROKEN" if "a0" in r.messages[0].content else "dog dog")
+    results = measure_quality(
+        config, make_answerer=lambda _: Fake(lambda r: "fine"), make_judge=lambda: judge
+    )
+    model = results["models"]["base"]
+    assert (model["score"]["value"], model["score"]["n"], model["unreadable"]) == (None, 0, 6)
+    print_summary(results)
+
+
 def test_a_cut_run_goes_on_where_it_was(tmp_path: Path) -> None:
     config = mt_bench(tmp_path)
     answerer = Fake(lambda r: "fine", stop_after=4)
@@ -180,9 +192,7 @@ def test_a_cut_run_goes_on_where_it_was(tmp_path: Path) -> None:
 
 
 def test_both_models_are_compared_on_the_same_questions(tmp_path: Path) -> None:
-    adapter = tmp_path / "adapter"
-    adapter.mkdir()
-    (adapter / "adapter_config.json").write_text("{}")
+    adapter = training_run(tmp_path / "run", ["a1", "something else"])
     config = mt_bench(tmp_path, adapter=str(adapter))
     judge = Fake(lambda r: "[[6]]" if "defended" in r.messages[0].content else "[[8]]")
     results = measure_quality(
@@ -190,6 +200,8 @@ def test_both_models_are_compared_on_the_same_questions(tmp_path: Path) -> None:
     )
     assert results["models"]["base"]["score"]["value"] == 8.0
     assert results["change"] == {"value": -2.0, "n": 3, "low": -2.0, "high": -2.0}
+    found = results["contamination"]["sets"]["mt-bench"]
+    assert (found["n"], found["exact"], found["items"]) == (3, 1, ["1"])
 
 
 def test_llava_bench_grades_the_answer_beside_the_reference(tmp_path: Path) -> None:
@@ -209,13 +221,27 @@ def test_llava_bench_grades_the_answer_beside_the_reference(tmp_path: Path) -> N
     print_summary(results)
 
 
+def test_the_judge_of_pictures_in_the_wild_reads_a_caption(tmp_path: Path) -> None:
+    config = llava_bench(tmp_path)
+    assert config.context is not None
+    lines(config.context, [{"id": "1", "image": "7.jpg", "caption": "a dog on a cup"}])
+    judge = Fake(lambda r: "8 6")
+    measure_quality(
+        config, make_answerer=lambda _: Fake(lambda r: "mine"), make_judge=lambda: judge
+    )
+    text = judge.asked[0].messages[0].content
+    assert "[Context]\na dog on a cup\n\n[Question]" in text
+    assert "a few sentences describing the image" in text
+
+
 def test_answers_and_grades_through_a_server(tmp_path: Path) -> None:
     with FakeServer().running() as server:
         config = mt_bench(tmp_path, engine=server.config(), judge_engine=server.config())
         config = config.model_copy(update={"model": "fake-model", "judge": "fake-model"})
         results = measure_quality(config)
-    # The fake server says what it was told, and MT-Bench's prompt holds an example, [[5]].
-    assert results["models"]["base"]["unreadable"] in (0, 3)
+    # The fake server says what it was told, and MT-Bench's prompts hold an example, [[5]].
+    model = results["models"]["base"]
+    assert (model["score"]["value"], model["score"]["n"], model["unreadable"]) == (5.0, 3, 0)
     assert len(server.chats) == 12
     texts = [chat["messages"][-1]["content"] for chat in server.chats]
     assert sum("### Assistant A:\nre: a0" in text for text in texts) == 1
