@@ -24,6 +24,8 @@ COMMANDS = {
     "evaluation.sample": "Draw answers of an evaluation for a person to label.",
     "evaluation.agree": "Score the judges against a person's labels, and against each other.",
     "evaluation.benchmarks": "Read a published benchmark's own files into behaviors and tasks.",
+    "evaluation.lm_eval": "Run lm-eval's tasks (MMLU, ARC, MMMU...) on base and defended model.",
+    "evaluation.quality": "Answer MT-Bench or LLaVA-Bench, and have a judge model grade it.",
     "suite": "Run every attack of a suite on base and defended model, judge them, report.",
     "runs.ls": "List the runs on disk: kind, model, state, date, headline number.",
     "runs.show": "Tell everything about one run: how it was made, its settings, its results.",

@@ -37,12 +37,26 @@ class NearDuplicates:
 
     def add(self, name: str, text: str) -> str | None:
         """Remember a text under a name, unless it is like one before: then that one's name."""
-        signature = MinHash(num_perm=NUM_HASHES)
-        signature.update_batch([shingle.encode() for shingle in sorted(shingles(text))])
+        signature = _signature(text)
+        other = self._like(signature)
+        if other is None:
+            self._index.insert(name, signature)
+            self._signatures[name] = signature
+        return other
+
+    def find(self, text: str) -> str | None:
+        """The name of a text before that this one is like, or None; it is not remembered."""
+        return self._like(_signature(text))
+
+    def _like(self, signature: MinHash) -> str | None:
         # The index finds candidates with some luck on both sides; the estimate decides.
         for other in sorted(self._index.query(signature)):
             if signature.jaccard(self._signatures[other]) >= self._threshold:
                 return str(other)
-        self._index.insert(name, signature)
-        self._signatures[name] = signature
         return None
+
+
+def _signature(text: str) -> MinHash:
+    signature = MinHash(num_perm=NUM_HASHES)
+    signature.update_batch([shingle.encode() for shingle in sorted(shingles(text))])
+    return signature

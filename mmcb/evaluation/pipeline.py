@@ -16,6 +16,8 @@ from mmcb.evaluation.budget import attack_budgets
 from mmcb.evaluation.by_run import rates_by_run
 from mmcb.evaluation.completions import write_harmbench
 from mmcb.evaluation.config import EvaluationConfig
+from mmcb.evaluation.contamination.check import check_contamination
+from mmcb.evaluation.contamination.sets import sets_of
 from mmcb.evaluation.facts import attack_curves, attack_facts, training_facts
 from mmcb.evaluation.generate import GeneratorFactory, Plan, generate_missing, make_plan
 from mmcb.evaluation.inputs import Inputs, read_inputs
@@ -23,12 +25,7 @@ from mmcb.evaluation.judges import Judge, find_judge, load_judge
 from mmcb.evaluation.judges.specification import parse_judge
 from mmcb.evaluation.summarize import Judged, join, summarize
 from mmcb.evaluation.verdicts import Item, attack_judges, judge_missing, task_judges, verdict_id
-from mmcb.evaluation.weights import (
-    adapter_fingerprint,
-    base_fingerprint,
-    find_adapter,
-    training_run_of,
-)
+from mmcb.evaluation.weights import find_adapter, fingerprints, training_run_of
 from mmcb.generation.factory import check_available, make_generator, named_family
 from mmcb.generation.protocol import Sampling, TextGenerator
 from mmcb.log import get_logger
@@ -80,6 +77,7 @@ def evaluate(
         curves = attack_curves(config.hijacks, inputs.attempts)
         results["budget"] = attack_budgets(judged, curves, judge=config.judges[0])
         results["settings"] = _settings(config, inputs, plan, out, adapter)
+        results["contamination"] = check_contamination(adapter, sets_of(inputs, config.tasks))
         results["training"] = training_facts(training_run_of(adapter))
         write_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")
         if config.harmbench_layout:
@@ -103,12 +101,6 @@ def output_folder(config: EvaluationConfig) -> Path:
 def _plan(config: EvaluationConfig, inputs: Inputs, out: Path, adapter: Path | None) -> Plan:
     attempts_path = out / "attempts.jsonl"
     replace_records(attempts_path, inputs.attempts)
-    # Which weights a server has, it does not tell: its answers count for its name alone.
-    on_server = config.engine.name == "server"
-    base = f"server:{config.model}" if on_server else base_fingerprint(config.model)
-    fingerprints = {"base": base}
-    if adapter is not None:
-        fingerprints["defended"] = f"{base}+{adapter_fingerprint(adapter)}"
     sampling = Sampling(
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
@@ -116,8 +108,12 @@ def _plan(config: EvaluationConfig, inputs: Inputs, out: Path, adapter: Path | N
         seed=config.seed,
         batch_size=config.batch_size,
     )
+    on_server = config.engine.name == "server"
     return make_plan(
-        inputs.attempts, attempts_path=attempts_path, fingerprints=fingerprints, sampling=sampling
+        inputs.attempts,
+        attempts_path=attempts_path,
+        fingerprints=fingerprints(config.model, adapter, on_server=on_server),
+        sampling=sampling,
     )
 
 

@@ -11,6 +11,7 @@ from mmcb.evaluation.agreement import agree_table
 from mmcb.evaluation.capability import CAPABILITY_TASKS, OVER_REFUSAL_TASKS
 from mmcb.evaluation.judges import Panel, panel_of
 from mmcb.evaluation.metrics import mean_score, rate
+from mmcb.evaluation.refusals import refusal_table
 from mmcb.evaluation.verdicts import Item
 from mmcb.records import Verdict
 
@@ -108,6 +109,12 @@ def summarize(judged: Sequence[Judged], *, harm_judges: Sequence[str]) -> Number
             }
             for judge in harm_judges
         },
+        "refusals": refusal_table(
+            {
+                role: [(j.item, j.labels.get(panel.refusal)) for j in of]
+                for role, of in by_role.items()
+            }
+        ),
         "splits": _splits(by_role, first),
         "categories": _categories(by_role, first),
         "any_of_n": {role: _any_of_n(by_role[role], first) for role in roles},

@@ -59,6 +59,11 @@ def task_judges(harm_judges: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def refusal_judges(harm_judges: Sequence[str]) -> list[str]:
+    """The judges that say whether a request was refused."""
+    return list(dict.fromkeys(panel_of(judge).refusal for judge in harm_judges))
+
+
 def judge_missing(
     items: Sequence[Item],
     *,
@@ -85,10 +90,15 @@ def judge_missing(
 def _pending(
     items: Sequence[Item], harm_judges: Sequence[str], done: set[str]
 ) -> Mapping[str, list[Item]]:
-    for_attacks, for_tasks = attack_judges(harm_judges), task_judges(harm_judges)
+    judges = {
+        "task": task_judges(harm_judges),
+        # Whether a plain harmful request is refused is the other half of over-refusal.
+        "direct": [*attack_judges(harm_judges), *refusal_judges(harm_judges)],
+    }
+    others = attack_judges(harm_judges)
     work: dict[str, list[Item]] = {}
     for item in items:
-        for name in for_tasks if item.attempt.attack == "task" else for_attacks:
+        for name in judges.get(item.attempt.attack, others):
             if verdict_id(item.generation.id, name) not in done:
                 work.setdefault(name, []).append(item)
     return work

@@ -61,3 +61,12 @@ def base_fingerprint(model: str) -> str:
 def adapter_fingerprint(adapter: Path) -> str:
     """A short hash of an adapter's weights and configuration."""
     return folder_hash(adapter)
+
+
+def fingerprints(model: str, adapter: Path | None, *, on_server: bool = False) -> dict[str, str]:
+    """The weights of each role that is measured: "base", and with an adapter "defended"."""
+    # Which weights a server has, it does not tell: its answers count for its name alone.
+    base = f"server:{model}" if on_server else base_fingerprint(model)
+    if adapter is None:
+        return {"base": base}
+    return {"base": base, "defended": f"{base}+{adapter_fingerprint(adapter)}"}

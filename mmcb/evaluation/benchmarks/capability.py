@@ -1,4 +1,4 @@
-"""Benchmarks of what a model can do, as tasks with reference answers: MMLU, BFCL, LLaVA-Bench.
+"""Benchmarks of what a model can do, as tasks with reference answers: BFCL, LLaVA-Bench.
 
 Their published numbers come from other scorers (log-likelihoods, syntax trees, a judge). These
 tasks go through `references`, which compares words: good enough to see whether a defence took
@@ -17,35 +17,6 @@ from mmcb.evaluation.benchmarks.config import BenchmarkConfig
 from mmcb.evaluation.benchmarks.reading import Placed, either, files, numbered, picture
 from mmcb.records import Task
 from mmcb.sources.rows import Row, read_rows
-
-LETTERS = "ABCD"
-
-
-def read_mmlu(config: BenchmarkConfig) -> Iterator[Placed]:
-    """CSV files with question, choice0 to choice3 and answer, the index of the right one.
-
-    Source: Hendrycks et al. 2021 (arXiv 2009.03300), in the layout that has a header.
-
-    Raises:
-        MmcbError: a column is missing, or the answer is none of 0 to 3, with file and line.
-    """
-    for path in files(config.source, "*.csv"):
-        for number, row in numbered(path):
-            choices = [row.text(f"choice{index}") for index in range(4)]
-            answer = row.text("answer")
-            if answer not in ("0", "1", "2", "3"):
-                raise row.problem(f"answer: {answer!r} is none of 0, 1, 2, 3")
-            lines = [f"{LETTERS[i]}. {text}" for i, text in enumerate(choices)]
-            prompt = "\n".join(
-                [row.text("question"), *lines, "Answer with the letter and text of one choice."]
-            )
-            task = Task(
-                id=f"mmlu-{path.stem}-{number}",
-                task="fact",
-                prompt=prompt,
-                references=(lines[int(answer)],),
-            )
-            yield Placed(row.where, task)
 
 
 def read_bfcl(config: BenchmarkConfig) -> Iterator[Placed]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mmcb.evaluation.benchmarks.capability import read_bfcl, read_llava_bench, read_mmlu
+from mmcb.evaluation.benchmarks.capability import read_bfcl, read_llava_bench
 from mmcb.evaluation.benchmarks.config import BenchmarkName
 from mmcb.evaluation.benchmarks.harmbench import read_multimodal, read_text
+from mmcb.evaluation.benchmarks.mmlu import read_mmlu
 from mmcb.evaluation.benchmarks.pictures import read_figstep, read_mm_safetybench
 from mmcb.evaluation.benchmarks.reading import Reader
 from mmcb.evaluation.benchmarks.text import (

@@ -90,8 +90,22 @@ def picture(config: BenchmarkConfig, row: Row, *names: str) -> str:
     folder = config.images
     if folder is None:
         raise row.problem(f"picture {names[0]}: --images DIR says where the pictures lie")
+    return relative_image(config.out / "records", first_picture(folder, row, *names))
+
+
+def first_picture(folder: Path, row: Row, *names: str) -> Path:
+    """The file of the first of these pictures that is below the folder.
+
+    Args:
+        folder: where pictures lie.
+        row: the record that names them, for the error.
+        names: patterns below the folder, the first that fits anything wins.
+
+    Raises:
+        MmcbError: none is there.
+    """
     for name in names:
         found = [folder / name] if (folder / name).is_file() else sorted(folder.glob(name))
         if found:
-            return relative_image(config.out / "records", found[0])
+            return found[0]
     raise row.problem(f"no picture {' or '.join(names)} in {folder}")

@@ -14,9 +14,10 @@ import jinja2
 from mmcb import __version__
 from mmcb.evaluation.comparison import Column, Evaluation, columns_of, common_judges
 from mmcb.evaluation.differences import MEANING, Difference, find_differences
-from mmcb.evaluation.report import charts, words
+from mmcb.evaluation.report import charts, contamination, words
 from mmcb.evaluation.report.gallery import Card, hijack_cards, text_cards
 from mmcb.evaluation.report.paper import paper_tables
+from mmcb.evaluation.report.refusals import refusal_rows
 from mmcb.evaluation.report.runs import run_table
 from mmcb.evaluation.report.track import track
 from mmcb.evaluation.rows import attack_rows, benign_rows, capability_rows, category_tables
@@ -54,6 +55,7 @@ def render_page(
         "judge_words": words.judges(columns, judges),
         "agreement": [(e.name, e.results.get("agreement")) for e in evaluations],
         "runs": [run_table(e.name, e.results.get("runs", {})) for e in evaluations],
+        "contamination": [(e.name, contamination.rows(e.results)) for e in evaluations],
         "transfer_words": _transfer(evaluations, several=several),
         "differences": _differences(evaluations),
         "papers": paper_tables(columns),
@@ -85,6 +87,7 @@ def _tables(columns: Sequence[Column], judges: Sequence[str]) -> dict[str, Any]:
         "attack_rows": attack_rows(columns, judges),
         "capability_rows": capability_rows(columns),
         "benign_rows": benign_rows(columns),
+        "refusal_rows": refusal_rows(columns),
         "category_tables": category_tables(columns),
     }
 
@@ -101,7 +104,7 @@ def _warnings(evaluations: Sequence[Evaluation], *, several: bool) -> list[str]:
     found = [
         f"{e.name}: {warning}" if several else warning
         for e in evaluations
-        for warning in words.warnings(e.results)
+        for warning in (*contamination.warnings(e.results), *words.warnings(e.results))
     ]
     grave = [d.name for d in find_differences(evaluations) if d.weight == "measuring"]
     if grave:

@@ -9,6 +9,7 @@ import pytest
 from mmcb.errors import MmcbError
 from mmcb.evaluation.benchmarks.config import BenchmarkConfig
 from mmcb.evaluation.benchmarks.formats import FORMATS
+from mmcb.evaluation.benchmarks.mmlu import read_questions
 from mmcb.evaluation.benchmarks.run import import_benchmark, read_benchmark
 from mmcb.records import Behavior, Task
 from mmcb.sources.rows import read_rows
@@ -120,7 +121,7 @@ def test_xstest_splits_into_tasks_and_behaviors(tmp_path: Path) -> None:
         ("xstest", XSTEST + "1,a,b,safe,,\n", r"x\.csv:4: id xstest-1 was at .*x\.csv:2 already"),
         ("harmbench-multimodal", HARMBENCH_MULTIMODAL, r"x\.csv:2: picture dog\.png: --images"),
         ("figstep", FIGSTEP.replace(",1,", ",one,"), r"x\.csv:2: category_id: must be a whole"),
-        ("mmlu", "question,choice0,choice1,choice2,choice3,answer\na,b,c,d,e,B\n", "answer: 'B'"),
+        ("mmlu", "question,choice0,choice1,choice2,choice3,answer\na,b,c,d,e,E\n", "answer: 'E'"),
     ],
 )
 def test_bad_input_is_one_sentence_with_its_place(
@@ -173,6 +174,34 @@ def test_every_record_of_the_real_files_is_read(tmp_path: Path, name: str) -> No
     if name in ("mmlu", "bfcl", "llava-bench"):
         unanswered = [item.id for item in items if isinstance(item, Task) and not item.references]
         assert all("relevance" in item for item in unanswered)
+
+
+def test_mmlu_is_read_with_a_header_and_as_the_authors_have_it(tmp_path: Path) -> None:
+    header = "question,choice0,choice1,choice2,choice3,answer\n"
+    copy = put(tmp_path / "copy.csv", header + '"a\nb",c,d,e,f,2\ng,h,i,j,k,0\n')
+    own = put(tmp_path / "own.csv", '"a\nb",c,d,e,f,C\ng,h,i,j,k,A\n')
+    first, second = (list(read_questions(path)) for path in (copy, own))
+    assert [(q.text, q.choices, q.answer) for q in first] == [
+        ("a\nb", ("c", "d", "e", "f"), 2), ("g", ("h", "i", "j", "k"), 0),
+    ]  # fmt: skip
+    assert [(q.text, q.choices, q.answer) for q in second] == [
+        (q.text, q.choices, q.answer) for q in first
+    ]
+    assert [question.where for question in second] == [f"{own}:1", f"{own}:3"]
+    put(own, "a,b,c,d,A\n")
+    with pytest.raises(MmcbError, match=r"own\.csv:1: has 5 fields, not question"):
+        list(read_questions(own))
+    put(own, "a,b,,d,e,A\n")
+    with pytest.raises(MmcbError, match=r"own\.csv:1: choice1: is empty"):
+        list(read_questions(own))
+
+
+def test_every_example_of_the_real_mmlu_is_read() -> None:
+    folder = SHARED / "mmlu" / "dev"
+    if not folder.exists():
+        pytest.skip("no mmlu in the shared data folder")
+    counts = [len(list(read_questions(path))) for path in folder.glob("*.csv")]
+    assert counts == [5] * 57
 
 
 def test_the_questions_and_answers_of_llava_bench_are_put_together(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""EleutherAI's lm-evaluation-harness (lm-eval) on a model before and after its defence."""

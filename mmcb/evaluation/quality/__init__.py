@@ -1,0 +1,1 @@
+"""Open questions whose answers a judge grades: MT-Bench and LLaVA-Bench."""

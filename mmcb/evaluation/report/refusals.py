@@ -1,0 +1,37 @@
+"""The report's table of refusals: a row a benchmark and half."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmcb.evaluation.comparison import NOT_MEASURED, Column, Rate
+from mmcb.evaluation.refusals import OWN
+from mmcb.evaluation.rows import Cell, Row
+
+
+def refusal_rows(columns: Sequence[Column]) -> list[Row]:
+    """Share of plain requests refused, where any model was asked."""
+    names = dict.fromkeys(
+        (benchmark, half)
+        for column in columns
+        for benchmark, halves in _table(column).items()
+        for half in halves
+    )
+    return [
+        Row(
+            f"{half} requests" if benchmark == OWN else f"{benchmark}, {half} half",
+            tuple(Cell(column, _rate(column, benchmark, half)) for column in columns),
+        )
+        for benchmark, half in names
+    ]
+
+
+def _table(column: Column) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = column.evaluation.results.get("refusals", {})
+    return found
+
+
+def _rate(column: Column, benchmark: str, half: str) -> Rate:
+    rate: Rate = _table(column).get(benchmark, {}).get(half, {}).get(column.role, NOT_MEASURED)
+    return rate
