@@ -69,7 +69,7 @@ class Column:
 
     def perplexity(self, key: str) -> float | None:
         """Median perplexity of the answers to an attack, where it was measured."""
-        return self._rate("perplexity", self.role, key)["value"]
+        return self.rate("perplexity", self.role, key)["value"]
 
     def any_of_n(self, attack: str) -> Rate:
         """Share of behaviors on which any of several attempts succeeded, with `attempts`."""
