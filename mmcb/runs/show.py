@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mmcb.cli import run_command
+from mmcb.pages.curves import read_json
 from mmcb.runs.config import ShowConfig
 from mmcb.runs.folder import read_manifest
 from mmcb.runs.found import Run, evaluation_folder
@@ -57,21 +58,34 @@ def _story(run: Run) -> Iterable[tuple[str, str]]:
 
 def _results(run: Run, console: Console) -> None:
     folder = evaluation_folder(run.path)
-    if (folder / "results.json").is_file():
-        from mmcb.evaluation.comparison import columns_of, load_evaluation
-        from mmcb.evaluation.report.words import headline, warnings
-        from mmcb.evaluation.table import print_columns
-
-        evaluation = load_evaluation(folder)
-        columns = columns_of([evaluation])
-        sentences = [headline(columns), *warnings(evaluation.results)]
-        _section(console, "Results", [("", sentence) for sentence in sentences])
-        print_columns(columns, evaluation.judges, title="Results", console=console)
-    elif outcome(run):
+    results = read_json(folder / "results.json")
+    if not results:
         _section(console, "Results", [("", outcome(run))])
+    elif run.kind == "evaluation.lm_eval":
+        from mmcb.evaluation.lm_eval import summary as lm_eval
+
+        lm_eval.print_summary(results, console=console)
+    elif run.kind == "evaluation.quality":
+        from mmcb.evaluation.quality import summary as quality
+
+        quality.print_summary(results, console=console)
+    else:
+        _evaluation(folder, console)
     for page in dict.fromkeys((run.path / "report.html", folder / "report.html")):
         if page.is_file():
             console.print(f"report: {escape(str(page))}", soft_wrap=True)
+
+
+def _evaluation(folder: Path, console: Console) -> None:
+    from mmcb.evaluation.comparison import columns_of, load_evaluation
+    from mmcb.evaluation.report.words import headline, warnings
+    from mmcb.evaluation.table import print_columns
+
+    evaluation = load_evaluation(folder)
+    columns = columns_of([evaluation])
+    sentences = [headline(columns), *warnings(evaluation.results)]
+    _section(console, "Results", [("", sentence) for sentence in sentences])
+    print_columns(columns, evaluation.judges, title="Results", console=console)
 
 
 def _section(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:

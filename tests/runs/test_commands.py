@@ -159,6 +159,32 @@ def test_compare(
     assert "yours" in written
 
 
+def test_capability_runs_show_their_own_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = {"value": 7.53, "low": 7.1, "high": 7.9, "n": 80}
+    model = {"score": score, "turns": {}, "categories": {}}
+    model |= dict.fromkeys(("no_answer", "cut_at_max_new_tokens", "unreadable"), 0)
+    quality = {
+        "benchmark": "mt-bench",
+        "models": {"base": model, "defended": model},
+        "contamination": {"status": "checked", "sets": {}},
+        "settings": {"judge": "a-judge"},
+    }
+    found = {role: {"value": value} for role, value in (("base", 0.591), ("defended", 0.589))}
+    rows = {"mmlu": {"acc,none": found}}
+    lm_eval = {"tasks": {"mmlu": {"rows": rows}}, "paper_average": {"base": None}}
+    for day, (name, results) in enumerate((("lm_eval", lm_eval), ("quality", quality)), start=1):
+        run_folder = make_run(tmp_path / name, f"evaluation.{name}", day=day)
+        (run_folder / "results.json").write_text(json.dumps(results))
+    lines = run(capsys, monkeypatch, "ls", str(tmp_path)).splitlines()
+    assert [line.strip() for line in lines[1::2]] == [
+        "mt-bench: base 7.53, defended 7.53",
+        "mmlu: base 0.591, defended 0.589",
+    ]
+    assert "7.53 [7.10, 7.90] n=80" in run(capsys, monkeypatch, "show", str(tmp_path / "quality"))
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
