@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mmcb.errors import MmcbError
-from mmcb.pages.curves import read_lines, training_curves
+from mmcb.pages.curves import read_json, read_lines, training_curves
 from mmcb.runs.found import Run, evaluation_folder
 
 _COSINES = {"heldout_reroute_cosine": "harmful", "heldout_retain_cosine": "benign"}
@@ -19,6 +19,10 @@ def outcome(run: Run) -> str:
         return str(run.manifest["error"]).partition("\n")[0]
     if run.kind in ("evaluation", "suite"):
         return _evaluation(evaluation_folder(run.path))
+    if run.kind == "evaluation.lm_eval":
+        return _lm_eval(run.path)
+    if run.kind == "evaluation.quality":
+        return _quality(run.path)
     if run.kind == "training":
         return _training(run.path)
     if run.kind.startswith("attacks."):
@@ -34,6 +38,20 @@ def _evaluation(path: Path) -> str:
         return strongest(columns_of([load_evaluation(path)]))
     except MmcbError:
         return ""
+
+
+def _lm_eval(path: Path) -> str:
+    from mmcb.evaluation.lm_eval.summary import headline
+
+    results = read_json(path / "results.json")
+    return headline(results) if results else ""
+
+
+def _quality(path: Path) -> str:
+    from mmcb.evaluation.quality.summary import headline
+
+    results = read_json(path / "results.json")
+    return headline(results) if results else ""
 
 
 def _training(path: Path) -> str:

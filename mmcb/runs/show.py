@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mmcb.cli import run_command
+from mmcb.pages.curves import read_json
 from mmcb.runs.config import ShowConfig
 from mmcb.runs.folder import read_manifest
 from mmcb.runs.found import Run, evaluation_folder
@@ -57,7 +58,9 @@ def _story(run: Run) -> Iterable[tuple[str, str]]:
 
 def _results(run: Run, console: Console) -> None:
     folder = evaluation_folder(run.path)
-    if (folder / "results.json").is_file():
+    if run.kind in ("evaluation.lm_eval", "evaluation.quality"):
+        _capability(run, console)
+    elif (folder / "results.json").is_file():
         from mmcb.evaluation.comparison import columns_of, load_evaluation
         from mmcb.evaluation.report.words import headline, warnings
         from mmcb.evaluation.table import print_columns
@@ -72,6 +75,16 @@ def _results(run: Run, console: Console) -> None:
     for page in dict.fromkeys((run.path / "report.html", folder / "report.html")):
         if page.is_file():
             console.print(f"report: {escape(str(page))}", soft_wrap=True)
+
+
+def _capability(run: Run, console: Console) -> None:
+    from mmcb.evaluation.lm_eval import summary as lm_eval
+    from mmcb.evaluation.quality import summary as quality
+
+    results = read_json(run.path / "results.json")
+    if results:
+        module = lm_eval if run.kind == "evaluation.lm_eval" else quality
+        module.print_summary(results, console=console)
 
 
 def _section(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:
