@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from mmcb.errors import MmcbError
 from mmcb.pages.curves import read_json, read_lines, training_curves
@@ -21,9 +20,9 @@ def outcome(run: Run) -> str:
     if run.kind in ("evaluation", "suite"):
         return _evaluation(evaluation_folder(run.path))
     if run.kind == "evaluation.lm_eval":
-        return _lm_eval(read_json(run.path / "results.json"))
+        return _lm_eval(run.path)
     if run.kind == "evaluation.quality":
-        return _quality(read_json(run.path / "results.json"))
+        return _quality(run.path)
     if run.kind == "training":
         return _training(run.path)
     if run.kind.startswith("attacks."):
@@ -41,29 +40,18 @@ def _evaluation(path: Path) -> str:
         return ""
 
 
-def _lm_eval(results: Mapping[str, Any]) -> str:
-    """The paper's average where all six tasks were run, else the first metric of each task."""
-    average = results.get("paper_average") or {}
-    if average and None not in average.values():
-        return f"average of the paper's six: {_numbers(average)}"
-    parts = []
-    for name, task in (results.get("tasks") or {}).items():
-        metrics: Mapping[str, Any] = next(iter(task["rows"].values()), {})
-        found: Mapping[str, Any] = next(iter(metrics.values()), {})
-        roles = {role: found[role]["value"] for role in ("base", "defended") if role in found}
-        parts += [f"{name}: {_numbers(roles)}"] if roles else []
-    return "; ".join(parts)
+def _lm_eval(path: Path) -> str:
+    from mmcb.evaluation.lm_eval.summary import headline
+
+    results = read_json(path / "results.json")
+    return headline(results) if results else ""
 
 
-def _quality(results: Mapping[str, Any]) -> str:
-    models: Mapping[str, Any] = results.get("models") or {}
-    scores = {role: model["score"]["value"] for role, model in models.items()}
-    return f"{results['benchmark']}: {_numbers(scores)}" if scores else ""
+def _quality(path: Path) -> str:
+    from mmcb.evaluation.quality.summary import headline
 
-
-def _numbers(by_role: Mapping[str, float | None]) -> str:
-    shown = {role: "-" if value is None else f"{value:.3g}" for role, value in by_role.items()}
-    return ", ".join(f"{role} {value}" for role, value in shown.items())
+    results = read_json(path / "results.json")
+    return headline(results) if results else ""
 
 
 def _training(path: Path) -> str:

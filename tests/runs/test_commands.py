@@ -179,8 +179,8 @@ def test_capability_runs_show_their_own_numbers(
         (run_folder / "results.json").write_text(json.dumps(results))
     lines = run(capsys, monkeypatch, "ls", str(tmp_path)).splitlines()
     assert [line.strip() for line in lines[1::2]] == [
-        "mt-bench: base 7.53, defended 7.53",
-        "mmlu: base 0.591, defended 0.589",
+        "mt-bench 7.53 -> 7.53",
+        "mmlu 0.591 -> 0.589",
     ]
     assert "7.53 [7.10, 7.90] n=80" in run(capsys, monkeypatch, "show", str(tmp_path / "quality"))
 

@@ -115,6 +115,24 @@ def paired_change(base: Sequence[float], defended: Sequence[float]) -> dict[str,
     return {"value": mean, "n": len(changes), "low": mean - half, "high": mean + half}
 
 
+def headline(results: Mapping[str, Any]) -> str:
+    """Before and after, in a line: the paper's average, or the first metric of every task."""
+    average = results.get("paper_average") or {}
+    if average and None not in average.values():
+        return f"the paper's six {' -> '.join(f'{value:.3f}' for value in average.values())}"
+    parts = []
+    for task in results["tasks"].values():
+        for name, metrics in task["rows"].items():
+            found: Mapping[str, Any] = next(iter(metrics.values()), {})
+            values = [f"{one['value']:.3f}" for one in _roles(found) if one["value"] is not None]
+            parts.append(f"{name} {' -> '.join(values)}")
+    return ", ".join(parts)
+
+
+def _roles(found: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [of for role, of in found.items() if role != "change"]
+
+
 def print_summary(results: Mapping[str, Any], *, console: Console | None = None) -> None:
     """Print every task's numbers, and the change where both models were asked."""
     roles = list(results["settings"]["weights"])

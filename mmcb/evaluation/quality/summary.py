@@ -89,6 +89,13 @@ def _mean(grades: Sequence[Grade]) -> float:
     return sum(grade.score or 0.0 for grade in grades) / len(grades)
 
 
+def headline(results: Mapping[str, Any]) -> str:
+    """The mean grade before and after, in a line."""
+    scores = [model["score"]["value"] for model in results["models"].values()]
+    shown = ["-" if score is None else f"{score:.2f}" for score in scores]
+    return f"{results['benchmark']} {' -> '.join(shown)}"
+
+
 def print_summary(results: Mapping[str, Any], *, console: Console | None = None) -> None:
     """Print each role's scores, by turn and category, and what is in no mean."""
     models = results["models"]

@@ -24,6 +24,9 @@ from mmcb.evaluation.lm_eval.config import (
 from mmcb.evaluation.lm_eval.outcome import outcome_of
 from mmcb.evaluation.lm_eval.run import run_lm_eval
 from mmcb.evaluation.lm_eval.summary import paired_change, paper_average, print_summary
+from mmcb.runs.folder import read_manifest
+from mmcb.runs.found import Run
+from mmcb.runs.outcome import outcome
 from mmcb.store import write_atomic
 from tests.evaluation.trained import training_run
 
@@ -142,6 +145,8 @@ def test_base_and_adapter_with_one_call_and_again_without_a_model(
     flagged = results["contamination"]["sets"]["zorch"]
     assert (flagged["n"], flagged["exact"], flagged["items"]) == (6, 1, ["zorch/3"])
     print_summary(results)
+    shown = outcome(Run(tmp_path / "out", read_manifest(tmp_path / "out")))
+    assert shown == f"zorch {acc['base']['value']:.3f} -> {acc['defended']['value']:.3f}"
 
     def no_model(*_: object, **__: object) -> None:
         raise AssertionError("a model is loaded, though nothing is missing")

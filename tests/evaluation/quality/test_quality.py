@@ -19,6 +19,11 @@ from mmcb.evaluation.quality.questions import read_questions
 from mmcb.evaluation.quality.run import measure_quality
 from mmcb.evaluation.quality.summary import print_summary
 from mmcb.generation.protocol import Completion, Request, Sampling
+from mmcb.runs.config import ShowConfig
+from mmcb.runs.folder import read_manifest
+from mmcb.runs.found import Run
+from mmcb.runs.outcome import outcome
+from mmcb.runs.show import show_run
 from tests.evaluation.trained import training_run
 from tests.generation.fake_server import FakeServer
 
@@ -191,7 +196,9 @@ def test_a_cut_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (len(answerer.asked), len(judge.asked)) == (6, 6)
 
 
-def test_both_models_are_compared_on_the_same_questions(tmp_path: Path) -> None:
+def test_both_models_are_compared_on_the_same_questions(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     adapter = training_run(tmp_path / "run", ["a1", "something else"])
     config = mt_bench(tmp_path, adapter=str(adapter))
     judge = Fake(lambda r: "[[6]]" if "defended" in r.messages[0].content else "[[8]]")
@@ -200,6 +207,11 @@ def test_both_models_are_compared_on_the_same_questions(tmp_path: Path) -> None:
     )
     assert results["models"]["base"]["score"]["value"] == 8.0
     assert results["change"] == {"value": -2.0, "n": 3, "low": -2.0, "high": -2.0}
+    assert (
+        outcome(Run(tmp_path / "out", read_manifest(tmp_path / "out"))) == "mt-bench 8.00 -> 6.00"
+    )
+    show_run(ShowConfig(run=tmp_path / "out"))
+    assert "judge: some/judge" in capsys.readouterr().out
     found = results["contamination"]["sets"]["mt-bench"]
     assert (found["n"], found["exact"], found["items"]) == (3, 1, ["1"])
 
