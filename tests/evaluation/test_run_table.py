@@ -21,7 +21,7 @@ def test_the_strongest_attack_is_named_for_each_split() -> None:
     table = run_table("one", runs)
     assert [row.name for row in table.rows] == ["weak", "strong"]
     assert table.strongest.startswith(
-        "The strongest attacks on the defended model: on trained categories strong with 25"
+        "What succeeds most on the defended model: on trained categories strong with 25"
     )
     assert "held-out categories strong with 100" in table.strongest
     weak, strong = table.rows
@@ -34,3 +34,10 @@ def test_without_a_defended_model_nothing_is_strongest() -> None:
     table = run_table("one", {"a": {"train": {"base": cell(1, 1)}, "heldout": {}}})
     assert table.strongest == ""
     assert run_table("one", {}).rows == ()
+
+
+def test_where_no_attack_succeeds_none_is_strongest() -> None:
+    table = run_table("one", {"a": {"train": {"defended": cell(0, 4)}, "heldout": {}}})
+    assert (
+        table.strongest == "What succeeds most on the defended model: on trained categories none."
+    )

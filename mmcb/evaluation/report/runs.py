@@ -66,6 +66,6 @@ def _strongest(runs: Mapping[str, Any]) -> str:
         measured = [(run, cell) for run, cell in cells if cell and cell["value"] is not None]
         if measured:
             run, cell = max(measured, key=lambda pair: float(pair[1]["value"]))
-            rate = f"{percent(cell)} (n = {cell['n']})"
-            found.append(f"on {_WORDS[split]} categories {run} with {rate}")
-    return f"The strongest attacks on the defended model: {', '.join(found)}." if found else ""
+            rate = f"{run} with {percent(cell)} (n = {cell['n']})" if cell["value"] else "none"
+            found.append(f"on {_WORDS[split]} categories {rate}")
+    return f"What succeeds most on the defended model: {', '.join(found)}." if found else ""
