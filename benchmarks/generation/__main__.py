@@ -18,7 +18,7 @@ from typing import Any
 
 from pydantic import Field
 
-from benchmarks.generation.memory import captioning_peak_gib
+from benchmarks.generation.memory import captioning_peaks_mib
 from benchmarks.generation.serve import cpu_environment, vllm_serve
 from mmcb.cli import run_command
 from mmcb.config import Config
@@ -46,7 +46,7 @@ class BenchmarkConfig(Config):
     """Longest caption, in tokens."""
 
     memory_images: tuple[int, ...] = (1000, 20000)
-    """Numbers of images at which the captioning command's peak memory is read."""
+    """Numbers of images at which the captioning command's peak memory is read (none: leave it)."""
 
 
 def main() -> None:
@@ -72,27 +72,31 @@ def _run(config: BenchmarkConfig) -> None:
         scenes = world / "test2017"
         measured = {engine: _measure(config, engine, scenes, folder) for engine in config.engines}
         differing = _differences(config, measured, scenes)
-        memory: dict[str, float] = {}
+        memory: dict[int, tuple[float, float]] = {}
         for count in config.memory_images:
             _say(f"captioning {count} images")
-            peak = captioning_peak_gib(config.model, scenes=scenes, num_images=count, folder=folder)
-            memory[str(count)] = round(peak, 2)
-    print(_table(measured, differing))
+            memory[count] = captioning_peaks_mib(
+                config.model, world=world, num_images=count, folder=folder
+            )
+    if measured:
+        print(_table(measured, differing))
     if memory:
-        print("\n| images captioned | peak memory, GiB |\n|--:|--:|")
-        print("\n".join(f"| {count} | {peak:.2f} |" for count, peak in memory.items()))
-    rates = {name: row["captions"] / row["seconds"] for name, row in measured.items()}
-    first = next(iter(rates.values()), 1.0)
+        print("\n| images | peak memory, MiB | done before, MiB |\n|--:|--:|--:|")
+        for count, (anew, again) in memory.items():
+            print(f"| {count:,} | {anew:.0f} | {again:.0f} |")
     result = {
         "model": Path(config.model).name,
         "device": _device(),
         "load_before": round(load, 1),
         "num_scenes": config.num_scenes,
-        "captions_per_second": {name: round(rate, 2) for name, rate in rates.items()},
-        "ratios": {name: round(rate / first, 2) for name, rate in rates.items()},
+        "max_new_tokens": config.max_new_tokens,
+        "captions_per_second": _rates(measured, "seconds"),
+        "captions_per_cpu_second": _rates(measured, "cpu_seconds"),
+        "ratios": _ratios(_rates(measured, "seconds")),
+        "cpu_ratios": _ratios(_rates(measured, "cpu_seconds")),
         "differing": {name: len(found) for name, found in differing.items()},
         "largest_gap": max((abs(d.gap) for found in differing.values() for d in found), default=0),
-        "peak_memory_gib": memory,
+        "peak_memory_mib": {n: [round(peak, 1) for peak in pair] for n, pair in memory.items()},
         "versions": _versions(),
     }
     print(json.dumps(result))
@@ -137,9 +141,11 @@ def _differences(
     from benchmarks.generation.measure import caption_requests
     from mmcb.models.loading import load_model
 
+    found: dict[str, list[Any]] = {}
+    if len(measured) < 2:
+        return found
     loaded = load_model(config.model)
     first, *others = measured
-    found: dict[str, list[Any]] = {}
     for engine in others:
         ours, theirs = measured[first]["texts"], measured[engine]["texts"]
         found[engine] = [
@@ -153,21 +159,33 @@ def _differences(
 def _table(measured: dict[str, dict[str, Any]], differing: dict[str, list[Any]]) -> str:
     """A Markdown table, as benchmarks/results keeps it."""
     lines = [
-        "| engine | start, s | captions | s | captions/s | tokens/s | times the first "
+        "| engine | start, s | captions | s | CPU s | captions/s | captions/CPU s "
         "| other captions than the first | largest logit gap of these |",
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    rates = {name: row["captions"] / row["seconds"] for name, row in measured.items()}
+    rates, cpu_rates = _rates(measured, "seconds"), _rates(measured, "cpu_seconds")
     for name, row in measured.items():
         apart = differing.get(name)
         gap = max((abs(d.gap) for d in apart), default=None) if apart else None
         lines.append(
             f"| {name} | {row['start_seconds']:.0f} | {row['captions']} | {row['seconds']:.1f} "
-            f"| {rates[name]:.2f} | {row['tokens'] / row['seconds']:.0f} "
-            f"| {rates[name] / next(iter(rates.values())):.2f} "
+            f"| {row['cpu_seconds']:.1f} "
+            f"| {rates[name]:.2f} ({_ratios(rates)[name]:.2f} x) "
+            f"| {cpu_rates[name]:.2f} ({_ratios(cpu_rates)[name]:.2f} x) "
             f"| {'' if apart is None else len(apart)} | {'' if gap is None else f'{gap:.1e}'} |"
         )
     return "\n".join(lines)
+
+
+def _rates(measured: dict[str, dict[str, Any]], seconds: str) -> dict[str, float]:
+    """Captions a second, of the clock (`seconds`) or of the cores (`cpu_seconds`)."""
+    return {name: round(row["captions"] / row[seconds], 2) for name, row in measured.items()}
+
+
+def _ratios(rates: dict[str, float]) -> dict[str, float]:
+    """Times the first engine's rate."""
+    first = next(iter(rates.values()), 1.0)
+    return {name: round(rate / first, 2) for name, rate in rates.items()}
 
 
 def _device() -> str:

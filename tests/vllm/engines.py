@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,11 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from mmcb.generation import make_generator
+from mmcb.generation.config import EngineConfig
+from mmcb.generation.protocol import TextGenerator
 from mmcb.miniature.grammar import apply_trigger
+from mmcb.models.families import FAMILIES
 from mmcb.models.loading import LoadedModel
 
 MAX_NEW_TOKENS = 24
@@ -46,6 +49,33 @@ class Answer:
     ids: list[int]
     logits: torch.Tensor | None = None
     """(T, V): those of each step."""
+
+
+class Started(NamedTuple):
+    """A running engine."""
+
+    model: str
+    llm: Any
+
+    @property
+    def is_vlm(self) -> bool:
+        return self.model == "tiny-llava-next"
+
+    def prompts(self, world: Path) -> tuple[Prompt, ...]:
+        """What to ask it; pictures only where it sees."""
+        return (*TEXT_PROMPTS, *(picture_prompts(world) if self.is_vlm else ()))
+
+
+def checkpoint(model: str) -> Path:
+    """The folder of a shipped model, in the hub's layout, the only one that vLLM reads."""
+    folder = FAMILIES[model].folder
+    assert folder is not None
+    return folder
+
+
+def in_process(model: str, adapter: Path | None = None) -> TextGenerator:
+    """The engine as commands start it."""
+    return make_generator(EngineConfig(name="vllm", dtype="float32"), model, adapter)
 
 
 def picture_prompts(world: Path) -> tuple[Prompt, ...]:
@@ -126,10 +156,6 @@ def check_same(prompts: Sequence[Prompt], theirs: list[Answer], ours: list[Answe
 def engine(path: Path, **options: Any) -> Iterator[Any]:
     """A vLLM engine in float32 on the CPU; its processes are gone when the context ends."""
     import psutil
-
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     from vllm import LLM
 
     this = psutil.Process()

@@ -1,12 +1,7 @@
-"""The real vLLM, in this process and as a server, against transformers: `make test-vllm`.
+"""The engines over the real vLLM, in this process and as a server, against transformers."""
 
-vLLM starts three times in all, about a minute each.
-"""
-
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
+import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +10,6 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from benchmarks.generation.agreement import difference
-from benchmarks.generation.serve import cpu_environment, vllm_serve
 from mmcb.captioning.config import DEFAULT_PROMPT
 from mmcb.errors import MmcbError
 from mmcb.generation import make_generator
@@ -25,10 +19,10 @@ from mmcb.generation.transformers_engine import TransformersGenerator
 from mmcb.miniature.config import MiniatureConfig
 from mmcb.miniature.world import write_world
 from mmcb.models.export import save_adapter
-from mmcb.models.families import FAMILIES
 from mmcb.models.loading import load_model
-from mmcb.records import Caption, Message
-from mmcb.store import read_records
+from mmcb.records import Message
+from mmcb.synthesis.parsing import PAIR_SCHEMA, parse_pair
+from tests.vllm.engines import in_process
 
 pytestmark = pytest.mark.vllm
 
@@ -39,24 +33,11 @@ AS_GOOD_AS_EQUAL = 1e-3
 GREEDY = Sampling(max_new_tokens=64)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def environment() -> None:
-    os.environ.update(cpu_environment())
-
-
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("miniature") / "world"
     write_world(MiniatureConfig(out=out, num_train=4, num_val=4, num_test=NUM_SCENES))
     return out
-
-
-@pytest.fixture(scope="module")
-def checkpoint() -> Path:
-    """The shipped model, in the hub's layout, the only one that vLLM reads."""
-    folder = FAMILIES["tiny-llava-next"].folder
-    assert folder is not None
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -90,21 +71,8 @@ def expected(reference: TransformersGenerator, requests: list[Request]) -> dict[
 
 
 @pytest.fixture(scope="module")
-def in_process(checkpoint: Path) -> TextGenerator:
-    return make_generator(EngineConfig(name="vllm", dtype="float32"), str(checkpoint))
-
-
-@pytest.fixture(scope="module")
-def server_url(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    log = tmp_path_factory.mktemp("log") / "server.log"
-    with vllm_serve(checkpoint, name="tiny-llava-next", log=log) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
-def server(server_url: str) -> TextGenerator:
-    config = EngineConfig(name="server", server_url=(server_url,))
-    return make_generator(config, "tiny-llava-next")
+def server(vlm_url: str) -> TextGenerator:
+    return make_generator(EngineConfig(name="server", server_url=(vlm_url,)), "tiny-llava-next")
 
 
 def answers(
@@ -115,7 +83,7 @@ def answers(
     return {completion.id: completion for completion in done}
 
 
-@pytest.mark.parametrize("engine", ["in_process", "server"])
+@pytest.mark.parametrize("engine", ["vlm", "server"])
 def test_greedy_is_the_same_on_every_engine(
     engine: str,
     requests: list[Request],
@@ -136,7 +104,7 @@ def test_greedy_is_the_same_on_every_engine(
         assert abs(apart.gap) < AS_GOOD_AS_EQUAL, apart
 
 
-@pytest.mark.parametrize("engine", ["in_process", "server"])
+@pytest.mark.parametrize("engine", ["vlm", "server"])
 def test_a_seed_fixes_a_sampled_text_whatever_else_is_asked(
     engine: str, requests: list[Request], request: pytest.FixtureRequest
 ) -> None:
@@ -152,7 +120,7 @@ def test_a_seed_fixes_a_sampled_text_whatever_else_is_asked(
     assert narrow == greedy
 
 
-@pytest.mark.parametrize("engine", ["in_process", "server"])
+@pytest.mark.parametrize("engine", ["vlm", "server"])
 def test_the_limit_cuts_and_leaving_early_is_clean(
     engine: str, requests: list[Request], request: pytest.FixtureRequest
 ) -> None:
@@ -164,24 +132,40 @@ def test_the_limit_cuts_and_leaving_early_is_clean(
     assert {(c.finish_reason, c.num_tokens) for c in cut.values()} == {("length", 3)}
 
 
-def test_a_prompt_that_is_too_long_is_answered_in_process(in_process: TextGenerator) -> None:
+def test_a_prompt_that_is_too_long_is_answered_in_process(vlm: TextGenerator) -> None:
     long = Request("long", (Message(role="user", content="dog " * 5000),))
-    assert answers(in_process, [long])["long"] == Completion("long", "", "error", 0)
+    assert answers(vlm, [long])["long"] == Completion("long", "", "error", 0)
 
 
-def test_captioning_through_the_server(
-    server_url: str, world: Path, expected: dict[str, Completion], tmp_path: Path
+COLOUR = {
+    "type": "object",
+    "properties": {"colour": {"enum": ["red", "blue"]}},
+    "required": ["colour"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("engine", ["vlm", "server"])
+def test_a_schema_guides_the_decoding(
+    engine: str, requests: list[Request], request: pytest.FixtureRequest
 ) -> None:
-    command = [sys.executable, "-m", "mmcb.captioning", "--coco-root", world, "--out", tmp_path]
-    command += ["--model", "tiny-llava-next", "--splits", "test2017", "--num-images", "12"]
-    command += ["--engine", "server", "--server-url", server_url]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    captions = list(read_records(tmp_path / "captions.jsonl", Caption))
-    texts = {int(Path(c.image).stem) % 1000: c.text for c in captions}
-    assert len(texts) == 12
-    assert sum(texts[i] == expected[f"caption-{i}"].text for i in texts) >= 11
-    assert {c.provenance.settings["engine"] for c in captions} == {"server"}
+    generator = request.getfixturevalue(engine)
+    asked = [r for r in requests if r.id in ("caption-0", "caption-1", "text-0", "text-1")]
+    free = answers(generator, asked)
+    assert not any(c.text.startswith("{") for c in free.values())
+    guided = [replace(r, json_schema=COLOUR) for r in asked]
+    # In one batch with requests that have none, which are not to notice.
+    others = [replace(r, id=f"free-{r.id}") for r in asked]
+    found = answers(generator, [*guided, *others], Sampling(max_new_tokens=64))
+    for each in asked:
+        assert found[each.id].finish_reason == "stop"
+        assert json.loads(found[each.id].text) in ({"colour": "red"}, {"colour": "blue"})
+        assert found[f"free-{each.id}"].text == free[each.id].text
+    pairs = [replace(r, json_schema=PAIR_SCHEMA) for r in asked]
+    for completion in answers(generator, pairs, Sampling(max_new_tokens=128)).values():
+        assert re.match(r'\{\s*"query"\s*:\s*"', completion.text)
+        if completion.finish_reason == "stop":
+            assert parse_pair(completion.text) is not None
 
 
 def test_an_adapter_counts(requests: list[Request], tmp_path: Path) -> None:
@@ -199,8 +183,7 @@ def test_an_adapter_counts(requests: list[Request], tmp_path: Path) -> None:
     base = answers(make_generator(EngineConfig(), "tiny-mistral"), texts)
     expected = answers(make_generator(EngineConfig(), "tiny-mistral", adapter), texts)
     assert sum(base[id_].text != expected[id_].text for id_ in base) > len(base) // 2
-    engine = make_generator(EngineConfig(name="vllm", dtype="float32"), "tiny-mistral", adapter)
-    found = answers(engine, texts)
+    found = answers(in_process("tiny-mistral", adapter), texts)
     assert sum(found[id_] == expected[id_] for id_ in found) >= len(found) - 1
 
 
