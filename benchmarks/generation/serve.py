@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,8 +29,17 @@ def cpu_environment() -> dict[str, str]:
 
 
 @contextmanager
-def vllm_serve(model: Path, *, name: str, log: Path, dtype: str = "float32") -> Iterator[str]:
+def vllm_serve(
+    model: Path, *, name: str, log: Path, dtype: str = "float32", flags: Sequence[str] = ()
+) -> Iterator[str]:
     """Serve a checkpoint under a name; gives the base URL, and ends the server afterwards.
+
+    Args:
+        model: folder of the checkpoint.
+        name: what requests call it.
+        log: file for what the server says.
+        dtype: precision.
+        flags: further ones of `vllm serve`.
 
     Raises:
         RuntimeError: the server did not come up; the end of its log is in the message.
@@ -40,6 +49,7 @@ def vllm_serve(model: Path, *, name: str, log: Path, dtype: str = "float32") -> 
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     command += ["--served-model-name", name]
     command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", dtype, "--enforce-eager"]
+    command += flags
     with log.open("wb") as output:
         process = subprocess.Popen(
             [str(word) for word in command],

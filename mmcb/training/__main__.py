@@ -36,10 +36,8 @@ def _run(config: TrainingConfig) -> None:
     from mmcb.training.processes import one_voice
 
     with one_voice():
-        path = _trained(config)
-    from mmcb.training.run import wants_evaluation
-
-    if wants_evaluation(config) and is_main_process():
+        path, evaluates = _trained(config)
+    if evaluates and is_main_process():
         # The one place that reaches up: a command may end with another command's work.
         from mmcb.evaluation.quick import evaluate_training_run
 
@@ -53,7 +51,8 @@ def _run(config: TrainingConfig) -> None:
         push(config, path)
 
 
-def _trained(config: TrainingConfig) -> Path:
+def _trained(config: TrainingConfig) -> tuple[Path, bool]:
+    """The run's folder, and whether an evaluation is to follow, which is settled first."""
     from mmcb.log import get_logger
     from mmcb.models.locate import check_model
 
@@ -63,13 +62,14 @@ def _trained(config: TrainingConfig) -> Path:
     check_push(config)
     from torch import distributed
 
-    from mmcb.training.run import train
+    from mmcb.training.run import train, wants_evaluation
 
+    evaluates = wants_evaluation(config)
     path = train(config)
     get_logger(__name__).info("adapter: %s, report: %s", path / "adapter", path / "report.html")
     if distributed.is_initialized():
         distributed.destroy_process_group()  # what follows is the main process's alone
-    return path
+    return path, evaluates
 
 
 if __name__ == "__main__":

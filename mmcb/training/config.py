@@ -48,8 +48,8 @@ class TrainingConfig(Config):
     """Share of training examples whose request is emptied, so that the answer counts alone."""
 
     out: Path | None = None
-    """Folder of the run (default: runs/training/MODEL-TIME). A run of the same settings that was
-    cut short is resumed."""
+    """Folder of the run (default: runs/training/MODEL-TIME). A run of the same settings that did
+    not come to its end is resumed."""
 
     seed: int = 0
     """Seed of all that is random: adapter, order of examples, dropout, escape directions."""

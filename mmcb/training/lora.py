@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float
@@ -42,7 +42,7 @@ class Switch:
             self.on = True
 
 
-class FusedLora(Linear):  # type: ignore[misc]
+class FusedLora(Linear):
     """PEFT's linear map with one plain LoRA adapter; its dropout is `RowDropout` or none."""
 
     switch: Switch
@@ -88,7 +88,7 @@ def install_fused_lora(model: nn.Module) -> Installed:
     for module in model.modules():
         if isinstance(module, Linear):
             module.__class__ = FusedLora
-            module.switch = switch
+            cast(FusedLora, module).switch = switch
     noise = install_row_dropout(model)
     dropouts = tuple(module for module in model.modules() if isinstance(module, RowDropout))
     return Installed(noise, switch, dropouts)
@@ -116,7 +116,7 @@ class _AddLora(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_BTE: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_BTE: Tensor) -> tuple[Tensor | None, ...]:
         kept_BTD, keep_BTD, inner_NR, a_RD, b_ER = ctx.saved_tensors
         grad_NE = grad_BTE.flatten(0, -2)
         grad_inner_NR = grad_NE @ (b_ER * ctx.scale)

@@ -173,7 +173,7 @@ def resolve_recipe(config: TrainingConfig, family: Family) -> Recipe:
         stop_early=config.stop_early,
         accumulation=config.accumulation,
         lora_layers=clip_lora_layers(lora_layers, target_layers=values["target_layers"] or (0,)),
-        retain_mask=_first(_first(config.retain_mask, defaults.retain_mask), values["mask"]),
+        retain_mask=_first(config.retain_mask, defaults.retain_mask, values["mask"]),
     )
     _check_layers(recipe, lora_layers, family)
     return _as_authors(recipe, family) if config.paper_compat else recipe
@@ -275,5 +275,6 @@ def _family_of_folder(folder: Path) -> Family | None:
     )
 
 
-def _first(value: Any, default: Any) -> Any:
-    return default if value is None else value
+def _first(*values: Any) -> Any:
+    """The first that is not None."""
+    return next(value for value in values if value is not None)

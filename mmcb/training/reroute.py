@@ -11,6 +11,7 @@ the final norm and the lm_head.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,13 +22,15 @@ from torch import Tensor, nn
 from mmcb.models.hidden import embed_inputs, run_blocks
 from mmcb.models.loading import LoadedModel
 from mmcb.models.seeding import seeded
-from mmcb.training.batches import Batch
+from mmcb.training.batches import Batch, PixelCache
+from mmcb.training.examples import EncodedExample
 from mmcb.training.lora import install_fused_lora
 from mmcb.training.losses import Hidden, Marked, cosines, marked_tokens, mean_or_zero
 from mmcb.training.objective import MaskedMeans, Objective, StepTotals, pick
 from mmcb.training.paper_compat import PaperCompat
 from mmcb.training.recipes import Recipe
 from mmcb.training.schedule import Weights
+from mmcb.training.targets import reroute_targets
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -110,6 +113,22 @@ class Rerouter(nn.Module):
         for dropout in self._dropouts:  # and no walk through all modules, at every step
             dropout.train(mode)
         return self
+
+    def aim(self, examples: Sequence[EncodedExample], *, pixels: PixelCache, seed: int) -> None:
+        """Find the recipe's reroute target, if it is a fixed one, and set the objective to it.
+
+        All processes must, at once: sharded blocks take part (`sharding.parallel`).
+
+        Args:
+            examples: what is trained on.
+            pixels: where their images come from.
+            seed: seed of a random target.
+
+        Raises:
+            MmcbError: the retain set has no example to take the target from.
+        """
+        targets_LD = reroute_targets(self._loaded, self._recipe, examples, pixels=pixels, seed=seed)
+        self.objective.aim(targets_LD)
 
     def forward(
         self, batch: Batch, weights: Weights, totals: StepTotals | None = None

@@ -83,11 +83,21 @@ def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
 
 
 def wants_evaluation(config: TrainingConfig) -> bool:
-    """Whether the run ends with a short evaluation: as asked, or as its family's recipe says."""
-    if config.evaluate is not None:
-        return config.evaluate
+    """Whether the run ends with a short evaluation: as asked, or as its family's recipe says.
+
+    Raises:
+        MmcbError: it is asked for, and its behaviors, the miniature world's, do not suit the model.
+    """
     family = locate(config.model).family
-    return family is not None and family.defaults.evaluate_after
+    suits = family is not None and family.defaults.evaluate_after
+    if config.evaluate and not suits:
+        raise MmcbError(
+            f"--evaluate True asks for the miniature world's behaviors, which {config.model} has"
+            " never heard of",
+            hint="leave it out, and then give your own: python -m mmcb.evaluation --model"
+            f" {config.model} --adapter RUN/adapter --behaviors FILE",
+        )
+    return suits if config.evaluate is None else config.evaluate
 
 
 def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: Accelerator) -> None:
@@ -237,14 +247,17 @@ def _opened_run(
 
 
 def _unfinished(config: TrainingConfig, inputs: Mapping[str, Path], runs: Path) -> Path | None:
-    """The newest run of this configuration and data that was killed or interrupted."""
+    """The newest run of this configuration and data that did not come to its end."""
     wanted = _essence(config.model_dump(mode="json"))
     hashes = {name: file_hash(path) for name, path in inputs.items()}
 
     def same(manifest: dict[str, Any]) -> bool:
         found = {name: entry["sha256"] for name, entry in manifest["inputs"].items()}
-        unfinished = manifest["status"] in ("started", "interrupted")
-        return unfinished and found == hashes and _essence(manifest["config"]) == wanted
+        return (
+            manifest["status"] != "complete"
+            and found == hashes
+            and _essence(manifest["config"]) == wanted
+        )
 
     found = newest_run(runs, "training", status=None, where=same)
     if found is not None:

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmcb.models.loading import LoadedModel
 from mmcb.training.processes import wants_sharding
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from mmcb.training.reroute import Rerouter
 
 
 def place(loaded: LoadedModel, *, accelerator: Accelerator) -> None:
@@ -50,14 +52,14 @@ def place(loaded: LoadedModel, *, accelerator: Accelerator) -> None:
             setattr(module, name, buffer.to(accelerator.device))
 
 
-def parallel(module: nn.Module, *, accelerator: Accelerator) -> Any:
+def parallel(module: Rerouter, *, accelerator: Accelerator) -> Any:
     """The module as all processes run it together: copied (DDP), or with what `place` sharded.
 
     Args:
         module: computes the losses; changed in place if sharded.
         accelerator: the processes.
     """
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
     from torch.distributed.tensor import DTensor
 
     whole_ones = {p for p in module.parameters() if not isinstance(p, DTensor)}
@@ -65,7 +67,10 @@ def parallel(module: nn.Module, *, accelerator: Accelerator) -> Any:
     if sharded is None:
         return accelerator.prepare(module)
     # The root holds no parameters; it makes the blocks one model, whose gathering can overlap.
-    return fully_shard(module, mesh=sharded.device_mesh, ignored_params=whole_ones)
+    root = fully_shard(module, mesh=sharded.device_mesh, ignored_params=whole_ones)
+    # It also runs blocks, and before the first forward: a root must have been run first.
+    register_fsdp_forward_method(root, "aim")
+    return root
 
 
 def optimizer_for(optimizer: torch.optim.Optimizer, wrapped: Any, accelerator: Accelerator) -> Any:

@@ -13,7 +13,7 @@ from mmcb.training.batches import Batch, PixelCache, Sampler
 from mmcb.training.examples import EncodedExample
 from mmcb.training.health import check_finite
 from mmcb.training.memory import MemoryPlan
-from mmcb.training.objective import step_totals
+from mmcb.training.objective import StepTotals, step_totals
 from mmcb.training.readout import Readout
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
@@ -21,6 +21,19 @@ from mmcb.training.sharding import no_sync, optimizer_for, whole
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+class Prepared(NamedTuple):
+    """What a process needs to take a step; made ahead, by a thread."""
+
+    passes: list[tuple[int, Batch]]
+    """Its passes, each behind the number of its batch."""
+    totals: StepTotals
+    """What these must know of the whole step."""
+    tokens: int
+    """Tokens of the whole step, without padding."""
+    images: int
+    """Examples of the whole step with an image."""
 
 
 class Queued(NamedTuple):
@@ -94,34 +107,36 @@ class Stepper:
         """All examples of a step, counted from 1."""
         return self._sampler.step(step)
 
-    def passes(self, step: int) -> list[tuple[int, Batch]]:
-        """This process's passes of a step, each behind the number of its batch."""
+    def prepare(self, step: int) -> Prepared:
+        """This process's passes of a step, and what is known of the whole step."""
         objective, processes = self.rerouter.objective, self._accelerator.num_processes
-        shares = objective.deal(
-            self._sampler.batches(step), processes=processes, max_tokens=self._plan.max_tokens
-        )
+        batches = self._sampler.batches(step)
+        shares = objective.deal(batches, processes=processes, max_tokens=self._plan.max_tokens)
         passes = []
         for micro, examples in shares[self._accelerator.process_index]:
             batch = objective.collate(examples, pixels=self._pixels)
             on_gpu = self._accelerator.device.type == "cuda"
             passes.append((micro, batch.pinned() if on_gpu else batch))
-        return passes
+        everything = [example for batch in batches for example in batch]
+        return Prepared(
+            passes,
+            step_totals(objective, everything, batches=self._sampler.parts),
+            tokens=sum(len(example.input_ids) for example in everything),
+            images=sum(example.image is not None for example in everything),
+        )
 
-    def queue(
-        self, step: int, passes: Sequence[tuple[int, Batch]], *, learning_rate: float
-    ) -> Queued:
+    def queue(self, step: int, prepared: Prepared, *, learning_rate: float) -> Queued:
         """Queue one optimiser step; nothing here waits for the device.
 
         Args:
             step: its number.
-            passes: this process's `passes` of it.
+            prepared: by `prepare`, for this step.
             learning_rate: of this step.
         """
         accelerator, objective = self._accelerator, self.rerouter.objective
-        examples = self._sampler.step(step)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        sums = self._accumulate(step, passes, examples)
+        sums = self._accumulate(step, prepared)
         norm = accelerator.clip_grad_norm_(self.parameters.values(), self._recipe.max_grad_norm)
         sums["grad_norm"] = whole(norm) / accelerator.num_processes
         readout = Readout(sums, accelerator=accelerator)
@@ -133,8 +148,8 @@ class Stepper:
             "retain_weight": weights.retain,
             "escape_weight": weights.escape,
             "learning_rate": learning_rate,
-            "tokens": sum(len(example.input_ids) for example in examples),
-            "images": sum(example.image is not None for example in examples),
+            "tokens": prepared.tokens,
+            "images": prepared.images,
         }
         return Queued(step, readout, known)
 
@@ -144,7 +159,7 @@ class Stepper:
         AdamW's first step is its learning rate times the signs of the gradient.
         """
         fresh = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.queue(1, self.passes(1), learning_rate=1.0)
+        self.queue(1, self.prepare(1), learning_rate=1.0)
         ways = {name: p.detach() - fresh[name] for name, p in self.parameters.items()}
         self.optimizer.state.clear()
         self.place(fresh)
@@ -158,21 +173,18 @@ class Stepper:
         for name, parameter in self.parameters.items():
             parameter.copy_(at[name] if ways is None else at[name] + by * ways[name])
 
-    def _accumulate(
-        self, step: int, passes: Sequence[tuple[int, Batch]], examples: Sequence[EncodedExample]
-    ) -> dict[str, Tensor]:
+    def _accumulate(self, step: int, prepared: Prepared) -> dict[str, Tensor]:
         """Run the passes forward and backward; this process's sums of losses and monitors."""
         accelerator, rerouter = self._accelerator, self.rerouter
-        totals = step_totals(rerouter.objective, examples, batches=self._sampler.parts)
         rerouter.train()
         sums: dict[str, Tensor] = {}
-        for number, (micro, batch) in enumerate(passes, start=1):
-            last = number == len(passes)
+        for number, (micro, batch) in enumerate(prepared.passes, start=1):
+            last = number == len(prepared.passes)
             hold = nullcontext() if last else no_sync(self._wrapped, accelerator=accelerator)
             noise = rerouter.noise.of(batch, seed=self._seed, step=step, device=accelerator.device)
             with hold, noise:
                 weights = rerouter.objective.weights(step, micro=micro)
-                outputs = self._wrapped(batch.to(accelerator.device), weights, totals)
+                outputs = self._wrapped(batch.to(accelerator.device), weights, prepared.totals)
                 # A sum over batches and processes, of which the processes will take the mean.
                 accelerator.backward(outputs["loss"] * accelerator.num_processes)
             for name, value in outputs.items():

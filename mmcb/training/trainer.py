@@ -25,7 +25,6 @@ from mmcb.training.sharding import parallel, place, whole
 from mmcb.training.start import LearningRates, find_size
 from mmcb.training.stepper import Queued, Stepper
 from mmcb.training.stopping import Stopper
-from mmcb.training.targets import reroute_targets
 from mmcb.training.validation import Validator
 
 if TYPE_CHECKING:
@@ -83,9 +82,7 @@ class Trainer:
         rerouter = Rerouter(loaded, recipe, seed=seed)
         wrapped = parallel(rerouter, accelerator=accelerator)
         pixels = PixelCache(loaded)
-        rerouter.objective.aim(
-            reroute_targets(loaded, recipe, train.examples, pixels=pixels, seed=seed)
-        )
+        rerouter.aim(train.examples, pixels=pixels, seed=seed)
         plan = plan_memory(
             rerouter,
             budget=memory,
@@ -143,13 +140,12 @@ class Trainer:
         stopper = Stopper(enabled=self.recipe.stop_early, history=history)
         total = self.recipe.steps
         steps = range(done + 1, done if stopper.done else total + 1)
-        prepared = prefetched(self.stepper.passes, steps)
+        prepared = prefetched(self.stepper.prepare, steps)
         queued: list[Queued] = []
         began = time.perf_counter()
         with progress(total, "training", initial=done) as bar:
             for step in steps:
-                passes = next(prepared)
-                queued.append(self.stepper.queue(step, passes, learning_rate=rates.current))
+                queued.append(self.stepper.queue(step, next(prepared), learning_rate=rates.current))
                 validated = bool(every.validate) and (step == total or step % every.validate == 0)
                 saved = step == total or step % every.checkpoint == 0
                 # One step stays queued, so that the device is at work while its figures are read;

@@ -5,7 +5,7 @@ from pathlib import Path
 from PIL import Image
 
 from mmcb.records import Example, Message, Provenance
-from mmcb.store import replace_records
+from mmcb.store import read_records, replace_records
 
 ANIMALS = ("dog", "cat", "cow", "horse", "sheep", "bear", "zebra", "bird")
 HARM = ("zorch", "grindle")
@@ -29,6 +29,18 @@ def write_data(folder: Path) -> Path:
                                    split=split, image=image))  # fmt: skip
     replace_records(folder / "circuit_breaker.jsonl", harmful)
     replace_records(folder / "retain.jsonl", retain)
+    return folder
+
+
+def write_refusals(folder: Path) -> Path:
+    """`write_data`, with a refusal beside every second retain record; returns the folder."""
+    file = write_data(folder) / "retain.jsonl"
+    records = list(read_records(file, Example))
+    refused = [
+        record.model_copy(update={"task": "refusal", "id": f"{record.id}-refused"})
+        for record in records[::2]
+    ]
+    replace_records(file, records + refused)
     return folder
 
 

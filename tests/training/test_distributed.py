@@ -24,6 +24,7 @@ from mmcb.training.reroute import Rerouter, add_adapter
 from mmcb.training.schedule import Weights
 from mmcb.training.trainer import read_metrics
 from tests.training import distributed_worker
+from tests.training.data import write_refusals
 from tests.training.helpers import KINDS, Load, encoded, tiny_config, tiny_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,15 @@ COMPAT = {
     "steps": 3, "batch_size": 1, "retain_batch_size": 1, "accumulation": 2, "paper_compat": True,
     "validate_every": 0,
 }  # fmt: skip
+
+BRIEF = {"steps": 3, "batch_size": 4, "retain_batch_size": 3, "validate_every": 0}
+AIMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "refusal": ("vlm", {**BRIEF, "reroute_target": "refusal"}),
+    "eos": ("llm", {**BRIEF, "reroute_target": "eos"}),
+    "randp": ("llm", {**BRIEF, "reroute_target": "randp"}),
+    "start": ("vlm", {**BRIEF, "start_steps": 8, "learning_rate": 1e-5}),
+}
+"""What processes must find out together before step 1: fixed targets, and the rate of a start."""
 
 Folders = dict[str, Path]
 
@@ -98,11 +108,14 @@ class Runs:
 
 
 @pytest.fixture(scope="module")
-def runs(
-    model_folders: Folders, data_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Runs:
+def runs(model_folders: Folders, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     """All runs of two processes, in one launch."""
-    runs = Runs(tmp_path_factory.mktemp("runs"), model_folders, data_folder)
+    data = write_refusals(tmp_path_factory.mktemp("refusals"))
+    runs = Runs(tmp_path_factory.mktemp("runs"), model_folders, data)
+    for name, (kind, settings) in AIMS.items():
+        runs.alone(f"{name}-one", kind, **settings)
+        for way in WAYS:
+            runs.add(f"{name}-{way}", kind, way, **settings)
     for kind in KINDS:
         runs.alone(f"{kind}-one", kind, **SETTINGS[kind])
         for way in WAYS:
@@ -126,6 +139,7 @@ def runs(
 PAIRS = [(f"{kind}-one", f"{kind}-{way}") for kind in KINDS for way in WAYS]
 PAIRS += [("llm-one", f"llm-{way}-{part}") for way in WAYS for part in ("resumed", "begun")]
 PAIRS += [("compat-one", "compat-ddp")]
+PAIRS += [(f"{name}-one", f"{name}-{way}") for name in AIMS for way in WAYS]
 
 
 @pytest.mark.parametrize(("one", "two"), PAIRS)
@@ -165,6 +179,15 @@ def test_a_checkpoint_is_the_same_file_whatever_the_processes(runs: Runs) -> Non
     assert shapes[0] == shapes[1] == shapes[2]
 
 
+def test_the_rate_of_a_start_is_measured_once_for_all(runs: Runs) -> None:
+    rates = [
+        [row["learning_rate"] for row in read_metrics(runs.folder / name)]
+        for name in ("start-one", "start-ddp", "start-fsdp")
+    ]
+    assert rates[0] == rates[1] == rates[2]
+    assert rates[0][0] > 1e-3
+
+
 def test_all_processes_hear_of_an_error(runs: Runs) -> None:
     assert all("another process is training in" in told for told in runs.told("busy"))
     assert all("3 batches a step cannot be shared" in told for told in runs.told("compat-odd"))
@@ -184,6 +207,7 @@ def test_accelerate_launch_and_a_failed_run_says_why_once(
     )  # fmt: skip
     assert status != 0
     assert errors.count("error: step 2: ") == 1, errors
+    assert errors.count("training data: ") == 1, errors  # the log, too, is the main process's alone
     assert read_manifest(tmp_path / "run")["status"] == "failed"
     assert len(read_metrics(tmp_path / "run")) == 1
     assert not (tmp_path / "run" / "adapter").exists()

@@ -8,8 +8,6 @@ import torch
 
 from mmcb.errors import MmcbError
 from mmcb.models.families import FAMILIES
-from mmcb.records import Example
-from mmcb.store import read_records, replace_records
 from mmcb.training.batches import PixelCache
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import EncodedExample
@@ -17,6 +15,7 @@ from mmcb.training.recipes import read_recipe, resolve_recipe
 from mmcb.training.run import train
 from mmcb.training.targets import MOST_ANCHORS, find_anchors, mean_states, random_positive
 from mmcb.training.trainer import read_metrics
+from tests.training.data import write_refusals
 from tests.training.helpers import KINDS, Load, encoded, tiny_config, tiny_recipe
 
 EOS = 2
@@ -96,13 +95,7 @@ def test_a_run_nears_its_target_and_its_recipe_says_so(
 ) -> None:
     folder = tmp_path / "data"
     folder.mkdir()
-    for name in ("circuit_breaker", "retain"):
-        records = list(read_records(config.data / f"{name}.jsonl", Example))
-        refused = [
-            r.model_copy(update={"task": "refusal", "id": f"{r.id}-refused"}) for r in records[4:8]
-        ]
-        records = [r for r in records if r.image is None]
-        replace_records(folder / f"{name}.jsonl", records + refused * (name == "retain"))
+    write_refusals(folder)
     changes = {"reroute_target": target, "data": folder, "steps": 12, "horizon": 1000}
     run = train(config.model_copy(update=changes))
     rows = read_metrics(run)
