@@ -22,6 +22,7 @@ from mmcb.models.hidden import embed_inputs, run_blocks
 from mmcb.models.loading import LoadedModel
 from mmcb.models.seeding import seeded
 from mmcb.training.batches import Batch
+from mmcb.training.embedding_noise import shaken
 from mmcb.training.lora import install_fused_lora
 from mmcb.training.losses import Hidden, Marked, cosines, marked_tokens, mean_or_zero
 from mmcb.training.objective import MaskedMeans, Objective, StepTotals, pick
@@ -154,6 +155,11 @@ class Rerouter(nn.Module):
         mask_BT, positions_BT = self.objective.attention(batch)
         with torch.no_grad(), self._adapter.off():
             hidden_BTD = embed_inputs(self._loaded, batch.model_inputs())
+            if self.training:
+                hidden_BTD = shaken(
+                    hidden_BTD, batch, noise=self.noise, most=self._recipe.embedding_noise,
+                    bos_id=self._loaded.tokenizer.bos_token_id,
+                )  # fmt: skip
             if first > 0:
                 below = run_blocks(
                     self._loaded, hidden_BTD, mask_BT, positions_BT,
