@@ -1,8 +1,8 @@
 """Dropout whose noise belongs to an example: how a step is split into batches changes nothing.
 
-The noise on circuit-breaker embeddings (`embedding_noise.py`) is drawn here too. It is hashed from
-counters (the finaliser of MurmurHash3, twice keyed) instead of drawn by a generator: all rows at
-once, the same on every device, and far cheaper than a generator that is seeded anew for each row
+The noise on circuit-breaker embeddings (`embedding_noise.py`) is drawn here too. Both are hashed
+from counters (the finaliser of MurmurHash3, twice keyed) instead of drawn by a generator: all rows
+at once, the same on every device, and far cheaper than a generator that is seeded anew for each row
 and draws a number for each entry.
 
 Shapes: B examples, T tokens, D width, W words of noise for a token: one for two entries.

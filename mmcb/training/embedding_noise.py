@@ -31,7 +31,7 @@ def shaken(
     *,
     noise: RowNoise,
     most: float,
-    bos_id: int | None,
+    bos_id: int,
 ) -> Float[Tensor, "B T D"]:
     """The embeddings, those of circuit-breaker rows moved.
 
@@ -45,7 +45,9 @@ def shaken(
         most: largest move of a token, as a share of its embedding's length.
         bos_id: token that does not move: an attention sink, the same in all texts.
     """
-    lots_BTD = noise.lots(embeddings_BTD, layer=WAYS) if most > 0 else None
+    if most == 0:
+        return embeddings_BTD
+    lots_BTD = noise.lots(embeddings_BTD, layer=WAYS)
     lots_BT1 = noise.lots(embeddings_BTD[..., :1], layer=SHARES)
     if lots_BTD is None or lots_BT1 is None:
         return embeddings_BTD
@@ -54,8 +56,7 @@ def shaken(
     share_B = most * (_uniform(lots_BT1)[rows, batch.attention_mask.argmax(1), 0] + 1) / 2
     moved_BT1 = torch.zeros_like(lots_BT1)
     moved_BT1[batch.rerouted // batch.input_ids.shape[1]] = 1.0
-    if bos_id is not None:
-        moved_BT1.masked_fill_((batch.input_ids == bos_id).unsqueeze(-1), 0.0)
+    moved_BT1 *= (batch.attention_mask * (batch.input_ids != bos_id)).unsqueeze(-1)
     ways_BTD = torch.erfinv(_uniform(lots_BTD))  # normally distributed: no direction is likelier
     ways_BTD /= _lengths(ways_BTD)
     moves_BTD = share_B[:, None, None] * moved_BT1 * _lengths(embeddings_BTD.float()) * ways_BTD

@@ -97,6 +97,8 @@ class Rerouter(nn.Module):
         self.objective = objective_of(loaded, recipe, seed=seed)
         self.noise, self._adapter, self._dropouts = install_fused_lora(loaded.model)
         self.model.eval()
+        bos_id = loaded.tokenizer.bos_token_id
+        self._bos_id = -1 if bos_id is None else int(bos_id)
         self.checkpointing = False
         """Whether blocks run again in the backward pass instead of keeping what they computed."""
 
@@ -158,7 +160,7 @@ class Rerouter(nn.Module):
             if self.training:
                 hidden_BTD = shaken(
                     hidden_BTD, batch, noise=self.noise, most=self._recipe.embedding_noise,
-                    bos_id=self._loaded.tokenizer.bos_token_id,
+                    bos_id=self._bos_id,
                 )  # fmt: skip
             if first > 0:
                 below = run_blocks(

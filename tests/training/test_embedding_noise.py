@@ -93,10 +93,8 @@ def test_without_noise_nothing_moves(load: Load, data_folder) -> None:
     embedded = embed_inputs(setting.loaded, batch.model_inputs())
     noise = setting.rerouter.noise
     with noise.of(batch, seed=0, step=1, device=CPU):
-        assert shaken(embedded, batch, noise=noise, most=0.0, bos_id=None) is embedded
-    assert (
-        shaken(embedded, batch, noise=noise, most=0.5, bos_id=None) is embedded
-    )  # no batch at work
+        assert shaken(embedded, batch, noise=noise, most=0.0, bos_id=1) is embedded
+    assert shaken(embedded, batch, noise=noise, most=0.5, bos_id=1) is embedded  # no batch at work
 
 
 def test_the_authors_have_none() -> None:
