@@ -82,6 +82,8 @@ def _run(config: SaddleConfig) -> None:
                 steps=config.steps,
                 learning_rate=config.learning_rate,
                 start_steps=config.start_steps,
+                reroute_target="rr",  # no other starts on a saddle
+                embedding_noise=0.0,
                 escape_steps=escape_steps,
                 evaluate=False,
             )

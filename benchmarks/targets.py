@@ -20,7 +20,7 @@ from pydantic import Field
 
 from mmcb.cli import run_command
 from mmcb.config import Config
-from mmcb.training.config import RerouteTarget
+from mmcb.models.recipe_defaults import RerouteTarget
 
 MODEL = "tiny-llava-next"
 
@@ -45,6 +45,9 @@ class TargetsConfig(Config):
 
     reroute_weight: float | None = None
     """Reroute weight (default: the recipe's)."""
+
+    embedding_noise: float = 0.0
+    """Noise on circuit-breaker embeddings: none, so that the target alone decides."""
 
     num_hijacks: int = Field(default=48, ge=2)
     """Behaviors to hijack a picture for; half are of categories that no training record has."""
@@ -101,8 +104,15 @@ def _measured(
         "reroute_weight": config.reroute_weight,
     }
     changes = {name: value for name, value in asked.items() if value is not None}
-    training = {"data": config.data, "out": folder / "training", "seed": seed, "evaluate": False}
-    train(preset(MODEL).model_copy(update={**training, **changes, "reroute_target": target}))
+    training = {
+        "data": config.data,
+        "out": folder / "training",
+        "seed": seed,
+        "evaluate": False,
+        "embedding_noise": config.embedding_noise,
+        "reroute_target": target,
+    }
+    train(preset(MODEL).model_copy(update={**training, **changes}))
     behaviors = config.world / "evaluation/behaviors.jsonl"
     hijacks = run_image_hijack(
         ImageHijackConfig(
@@ -138,6 +148,7 @@ def _name(config: TargetsConfig, target: str, seed: int) -> str:
         ("steps", config.steps),
         ("start", config.start_steps),
         ("weight", config.reroute_weight),
+        ("noise", config.embedding_noise or None),
     )
     parts = [f"{label}-{value:g}" for label, value in changed if value is not None]
     return "-".join([target, *parts, f"seed-{seed}"])

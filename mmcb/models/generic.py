@@ -11,9 +11,9 @@ from mmcb.models.families import (
     FAMILIES,
     LLAMA_LINEAR,
     Family,
-    RecipeDefaults,
     family_of_config,
 )
+from mmcb.models.recipe_defaults import RecipeDefaults
 
 if TYPE_CHECKING:
     from mmcb.models.loading import LoadedModel

@@ -8,11 +8,8 @@ from typing import Any, Literal
 from pydantic import ByteSize, Field, TypeAdapter, ValidationInfo, field_validator
 
 from mmcb.config import Config
-from mmcb.models.families import Mask
+from mmcb.models.recipe_defaults import Mask, RerouteTarget
 from mmcb.sources.source import KINDS, SourceFlag, read_sources
-
-RerouteTarget = Literal["rr", "refusal", "eos", "randp"]
-"""What the reroute loss moves circuit-breaker tokens to."""
 
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
@@ -105,10 +102,14 @@ class TrainingConfig(Config):
     """First steps, in which the retain loss has no weight; 0 for the paper's recipe. Beside an
     escape loss it does harm: what moved without restraint is pulled back whole."""
 
-    reroute_target: RerouteTarget = "rr"
+    reroute_target: RerouteTarget | None = None
     """Where circuit-breaker tokens go: at a right angle to their frozen state (rr, the paper's), to
     the state before a refusal or before the end of an answer (refusal, eos: means over the retain
     set), or to a random positive direction (randp, the paper's control)."""
+
+    embedding_noise: float | None = Field(default=None, ge=0)
+    """Move each embedding of circuit-breaker examples at random, by up to this share of its length:
+    the adapter then learns less of their words and more of what they have in common."""
 
     escape_weight: float | None = Field(default=None, ge=0)
     """Weight of the escape loss at step 0 (default: the reroute weight): the angle to a slightly

@@ -1,8 +1,9 @@
 """Dropout whose noise belongs to an example: how a step is split into batches changes nothing.
 
-It is hashed from counters (the finaliser of MurmurHash3, twice keyed) instead of drawn by a
-generator: all rows at once, the same on every device, and far cheaper than a generator that is
-seeded anew for each row and draws a number for each entry.
+The noise on circuit-breaker embeddings (`embedding_noise.py`) is drawn here too. Both are hashed
+from counters (the finaliser of MurmurHash3, twice keyed) instead of drawn by a generator: all rows
+at once, the same on every device, and far cheaper than a generator that is seeded anew for each row
+and draws a number for each entry.
 
 Shapes: B examples, T tokens, D width, W words of noise for a token: one for two entries.
 """
@@ -70,6 +71,19 @@ class RowNoise:
             p: share that goes.
             layer: number of the dropout layer.
         """
+        lots_BTD = self.lots(like_BTD, layer=layer)
+        if lots_BTD is None:
+            return None
+        # A comparison that makes booleans is several times slower on a CPU.
+        return lots_BTD.ge_(round(p * 2**16) - 2**15).to(like_BTD.dtype)
+
+    def lots(self, like_BTD: Tensor, *, layer: int) -> Float[Tensor, "B T D"] | None:
+        """Whole numbers from -2^15 to 2^15 - 1, evenly drawn; None without a batch.
+
+        Args:
+            like_BTD: what is to have one for each entry.
+            layer: number of what draws; dropout layers count from 0.
+        """
         if self._rows_B3 is None:
             return None
         width = like_BTD.shape[-1]
@@ -78,11 +92,8 @@ class RowNoise:
         token_BT1, place_W = self._counters[width]
         word_BTW = token_BT1 + (place_W + _signed(layer * LAYER))
         _hash(word_BTW, self._rows_B3[:, 1, None, None] + _signed(layer * LAYER_KEY))
-        lots_BTD = word_BTW.view(torch.int16)[..., :width]
-        # In float32, where every lot is exact; a comparison that makes booleans is several times
-        # slower on a CPU.
-        keep_BTD = lots_BTD.to(torch.float32).ge_(round(p * 2**16) - 2**15)
-        return keep_BTD.to(like_BTD.dtype)
+        # In float32, where every lot is exact.
+        return word_BTW.view(torch.int16)[..., :width].to(torch.float32)
 
     def _counter(
         self, tokens: int, *, words: int

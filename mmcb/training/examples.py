@@ -12,8 +12,8 @@ from mmcb.errors import MmcbError
 from mmcb.generation.images import ImageProblem, open_image
 from mmcb.log import get_logger, progress
 from mmcb.models.chat import Encoded, encode
-from mmcb.models.families import Mask
 from mmcb.models.loading import LoadedModel
+from mmcb.models.recipe_defaults import Mask
 from mmcb.records import Example
 from mmcb.store import resolve_image
 

@@ -8,15 +8,10 @@ from typing import Any
 
 from mmcb.config import Config
 from mmcb.errors import MmcbError
-from mmcb.models.families import (
-    Family,
-    Mask,
-    RecipeDefaults,
-    clip_lora_layers,
-    known_family,
-)
+from mmcb.models.families import Family, known_family
 from mmcb.models.generic import row_or_generic
-from mmcb.training.config import RerouteTarget, TrainingConfig
+from mmcb.models.recipe_defaults import Mask, RecipeDefaults, RerouteTarget, clip_lora_layers
+from mmcb.training.config import TrainingConfig
 from mmcb.training.schedule import Schedule
 
 SAME_NAME = (
@@ -34,6 +29,7 @@ SAME_NAME = (
     "mask",
     "alternate",
     "max_length",
+    "embedding_noise",
     "no_request_fraction",
 )
 """Fields that are called the same in the configuration, the family's defaults and the recipe."""
@@ -50,6 +46,7 @@ AUTHORS: dict[str, Any] = {
     "escape_steps": 0,
     "start_steps": 0,
     "stop_early": False,
+    "embedding_noise": 0.0,
     "mask": "all",  # and BOS, which is a matter of the layout
     "retain_mask": "all",
     "max_length": 1_000_000,  # the layout cuts request and answer, each at 512 tokens
@@ -109,6 +106,8 @@ class Recipe(Config):
     """Batches with images and without take turns."""
     max_length: int
     """Text tokens kept of an example."""
+    embedding_noise: float = 0.0
+    """Most that a circuit-breaker token's embedding is moved by: embedding_noise.py."""
     no_request_fraction: float = 0.0
     """Share of training examples whose request is emptied."""
     max_grad_norm: float = 1.0
@@ -160,13 +159,17 @@ def resolve_recipe(config: TrainingConfig, family: Family) -> Recipe:
     }
     # A family states T and 2T together: with another T the horizon keeps its proportion.
     horizon = max(1, round(values["steps"] * defaults.horizon / defaults.steps))
+    # What a family prefers is not what the authors' code has; a flag beside theirs is refused.
+    reroute_target = _first(
+        config.reroute_target, "rr" if config.paper_compat else defaults.reroute_target
+    )
     # A fixed target pulls from the first step on: no saddle, nothing to escape from.
-    escape_steps = ESCAPE_STEPS if config.reroute_target == "rr" else 0
+    escape_steps = ESCAPE_STEPS if reroute_target == "rr" else 0
     lora_layers = _first(config.lora_layers, defaults.lora_layers)
     recipe = Recipe(
         **values,
         horizon=_first(config.horizon, horizon),
-        reroute_target=config.reroute_target,
+        reroute_target=reroute_target,
         escape_steps=_first(config.escape_steps, escape_steps),
         escape_weight=_first(config.escape_weight, ESCAPE_SHARE * values["reroute_weight"]),
         start_steps=config.start_steps,

@@ -23,6 +23,7 @@ from mmcb.models.hidden import embed_inputs, run_blocks
 from mmcb.models.loading import LoadedModel
 from mmcb.models.seeding import seeded
 from mmcb.training.batches import Batch, PixelCache
+from mmcb.training.embedding_noise import shaken
 from mmcb.training.examples import EncodedExample
 from mmcb.training.lora import install_fused_lora
 from mmcb.training.losses import Hidden, Marked, cosines, marked_tokens, mean_or_zero
@@ -99,6 +100,8 @@ class Rerouter(nn.Module):
         self.objective = objective_of(loaded, recipe, seed=seed)
         self.noise, self._adapter, self._dropouts = install_fused_lora(loaded.model)
         self.model.eval()
+        bos_id = loaded.tokenizer.bos_token_id
+        self._bos_id = -1 if bos_id is None else int(bos_id)
         self.checkpointing = False
         """Whether blocks run again in the backward pass instead of keeping what they computed."""
 
@@ -173,6 +176,14 @@ class Rerouter(nn.Module):
         mask_BT, positions_BT = self.objective.attention(batch)
         with torch.no_grad(), self._adapter.off():
             hidden_BTD = embed_inputs(self._loaded, batch.model_inputs())
+            if self.training:
+                hidden_BTD = shaken(
+                    hidden_BTD,
+                    batch,
+                    noise=self.noise,
+                    most=self._recipe.embedding_noise,
+                    bos_id=self._bos_id,
+                )
             if first > 0:
                 below = run_blocks(
                     self._loaded, hidden_BTD, mask_BT, positions_BT,

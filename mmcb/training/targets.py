@@ -21,8 +21,8 @@ from torch import Tensor
 from mmcb.errors import MmcbError
 from mmcb.models.hidden import embed_inputs, run_blocks
 from mmcb.models.loading import LoadedModel
+from mmcb.models.recipe_defaults import RerouteTarget
 from mmcb.training.batches import PixelCache, collate
-from mmcb.training.config import RerouteTarget
 from mmcb.training.examples import EncodedExample
 from mmcb.training.recipes import Recipe
 

@@ -7,11 +7,11 @@ import pytest
 from mmcb.errors import MmcbError
 from mmcb.models.families import (
     FAMILIES,
-    clip_lora_layers,
     family_of_config,
     find_family,
     known_family,
 )
+from mmcb.models.recipe_defaults import clip_lora_layers
 
 
 def test_every_row_is_consistent() -> None:

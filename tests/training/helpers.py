@@ -21,6 +21,7 @@ def tiny_config(**changes: object) -> TrainingConfig:
         "steps": 4, "batch_size": 3, "retain_batch_size": 3, "learning_rate": 2e-3,
         "target_layers": (3, 4), "lora_layers": (2, 3), "mask": "all", "device": "cpu",
         "checkpoint_every": 2, "validate_every": 2, "evaluate": False,
+        "reroute_target": "rr", "embedding_noise": 0.3,
     }  # fmt: skip
     return TrainingConfig.model_validate({"model": "tiny-llava-next", **settings, **changes})
 
