@@ -3,8 +3,12 @@
 The reference is what published code does: one example at a time, weights that require gradients,
 `loss = model(**inputs, labels=labels).loss; loss.backward()`, so logits at every position. It gets
 our differentiable preprocessing, because the stock processor has none; so both walk the same path,
-and the loss curves must agree. Both take turns, step by step, on the same behaviors. A pass is one
-forward and backward of one example. The last line is one JSON object.
+and the loss curves must agree. Both take turns, step by step, on the same behaviors, and medians
+over the steps are reported. A pass is one forward and backward of one example. The last line is one
+JSON object.
+
+`--scaled` takes the shape of LLaVA-NeXT 7B instead of a shipped model: all its blocks, every width
+divided by 16, and as many times fewer tokens a view, so that attention keeps its share.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from benchmarks.training.shapes import make_model
 from mmcb.attacks.image_hijack.subjects import read_levels
 from mmcb.attacks.objective import TargetObjective
 from mmcb.attacks.optimiser import StepRule
@@ -33,12 +39,15 @@ from mmcb.cli import run_command
 from mmcb.config import Config
 from mmcb.errors import MmcbError
 from mmcb.models.chat import encode
+from mmcb.models.families import find_family
 from mmcb.models.loading import LoadedModel, load_model
 from mmcb.models.preprocess import pixel_preprocessor
 from mmcb.records import Behavior, Message
 from mmcb.store import read_records, resolve_image
 
 BALL, STEP = PixelBall(32 / 255), 1 / 255
+SCALED_TILE = 84
+"""6 x 6 patches of 14 pixels: a sixteenth of the 24 x 24 of a view of 336."""
 _PACKAGES = ("torch", "transformers", "torchvision", "pillow")
 
 
@@ -47,6 +56,12 @@ class BenchmarkConfig(Config):
 
     model: str = "tiny-llava-next"
     """Family, hub id or folder of a vision-language model."""
+
+    scaled: bool = False
+    """A scaled-down LLaVA-NeXT 7B with random weights, in the place of `model`."""
+
+    freeze_reference: bool = False
+    """Let the plain loop ask for no gradients of weights, as a careful author would."""
 
     behaviors: Path = Path("data/miniature/evaluation/behaviors.jsonl")
     """Behavior records with pictures of one size."""
@@ -95,8 +110,9 @@ class Reference:
         self.ids = torch.tensor([encoded.input_ids], device=loaded.device)
         self.labels = self.ids.clone()
         self.labels[:, : encoded.completion_start] = -100
-        self.clean = clean[None].to(loaded.device)
-        self.image = from_levels(self.clean)
+        levels = clean[None].to(loaded.device)
+        self.image = from_levels(levels)
+        self.lower, self.upper = BALL.bounds(levels)
         self.dtype = loaded.dtype
         self.losses: list[float] = []
 
@@ -112,7 +128,8 @@ class Reference:
         loss.backward()
         assert image.grad is not None
         self.losses.append(float(loss.detach()))
-        self.image = BALL.project(self.image - STEP * image.grad.sign(), self.clean)
+        moved = self.image - STEP * image.grad.sign()
+        self.image = moved.clamp(self.lower, self.upper)
 
 
 def main() -> None:
@@ -127,9 +144,8 @@ def main() -> None:
 
 def _run(config: BenchmarkConfig) -> None:
     # Two models of the same weights: ours freezes its own, the plain loop's require gradients.
-    ours_model = load_model(config.model, device=config.device)
-    plain_model = load_model(config.model, device=config.device)
-    plain_model.model.requires_grad_(True)
+    ours_model, plain_model = _load(config), _load(config)
+    plain_model.model.requires_grad_(not config.freeze_reference)
     behaviors, clean = _behaviors(config)
     references = [
         Reference(plain_model, behavior, picture)
@@ -147,6 +163,21 @@ def _run(config: BenchmarkConfig) -> None:
         for mine, theirs in zip(curve, one.losses, strict=False)
     )
     _report(config, ours, reference, apart, curves)
+
+
+def _load(config: BenchmarkConfig) -> LoadedModel:
+    loaded = load_model(config.model, device=config.device)
+    if not config.scaled:
+        return loaded
+    blocks = find_family("llava-next").num_blocks
+    return make_model(
+        "llava-next",
+        "cpu",
+        tokenizer=loaded.tokenizer,
+        num_blocks=blocks,
+        with_head=True,
+        tile=SCALED_TILE,
+    )
 
 
 def _behaviors(config: BenchmarkConfig) -> tuple[list[Behavior], Tensor]:
@@ -195,13 +226,14 @@ def _report(
     curves: Sequence[Sequence[float]],
 ) -> None:
     def per_second(seconds: list[float]) -> float:
-        return config.batch_size * config.steps / sum(seconds[1:])
+        return len(curves) / statistics.median(seconds[1:])
 
     rows = {
         name: (per_second(timer.wall), per_second(timer.cpu))
         for name, timer in (("plain loop", reference), ("mmcb", ours))
     }
-    print(f"{config.model}, {config.batch_size} behaviors, {config.steps} steps each\n")
+    model = "scaled llava-next" if config.scaled else config.model
+    print(f"{model}, {len(curves)} behaviors, {config.steps} steps each\n")
     print("| variant | passes/s, clock | passes/s, CPU time |")
     print("|---|--:|--:|")
     for name, (wall, cpu) in rows.items():
@@ -215,8 +247,9 @@ def _report(
         "ratio_cpu_time": round(ratios[1], 3),
         "passes_per_second": {name: round(wall, 3) for name, (wall, _) in rows.items()},
         "curves_differ_by": apart,
-        "model": config.model,
-        "batch_size": config.batch_size,
+        "model": model,
+        "reference_frozen": config.freeze_reference,
+        "batch_size": len(curves),
         "steps": config.steps,
         "device": _device(ours.device),
         "threads": torch.get_num_threads(),

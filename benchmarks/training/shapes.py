@@ -23,6 +23,8 @@ Variant = Literal["reference", "unpadded", "ours"]
 
 FULL_WIDTH = 4096
 CPU_WIDTH = 256
+TILE = 336
+"""Side of LLaVA-NeXT's tiles in pixels."""
 
 
 class Shape(NamedTuple):
@@ -44,7 +46,13 @@ SHAPES: dict[ShapeName, Shape] = {
 
 
 def make_model(
-    name: ShapeName, scale: Scale, *, tokenizer: Any, num_blocks: int, with_head: bool
+    name: ShapeName,
+    scale: Scale,
+    *,
+    tokenizer: Any,
+    num_blocks: int,
+    with_head: bool,
+    tile: int = TILE,
 ) -> LoadedModel:
     """A model with its first `num_blocks` decoder blocks and random weights.
 
@@ -54,6 +62,7 @@ def make_model(
         tokenizer: any; embeddings have the shape's vocabulary, whatever it uses.
         num_blocks: decoder blocks to make.
         with_head: whether the language-model head is made too.
+        tile: side of a view in pixels; smaller, there are fewer tokens.
     """
     family = find_family(name)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -62,13 +71,13 @@ def make_model(
         before = torch.get_default_dtype()
         torch.set_default_dtype(dtype)
         try:
-            model = _build(name, scale, tokenizer, num_blocks)
+            model = _build(name, scale, tokenizer, num_blocks, tile)
         finally:
             torch.set_default_dtype(before)
     if not with_head:
         model.lm_head = torch.nn.Identity()
     model.requires_grad_(False).eval()
-    processor = _processor(tokenizer) if family.kind == "vlm" else tokenizer
+    processor = _processor(tokenizer, tile) if family.kind == "vlm" else tokenizer
     return LoadedModel(f"{name}-{scale}", family, model, processor, tokenizer, None)
 
 
@@ -81,7 +90,7 @@ def _scaled(size: int, scale: Scale) -> int:
     return size if scale == "full" else size * CPU_WIDTH // FULL_WIDTH
 
 
-def _build(name: ShapeName, scale: Scale, tokenizer: Any, num_blocks: int) -> Any:
+def _build(name: ShapeName, scale: Scale, tokenizer: Any, num_blocks: int, tile: int) -> Any:
     from transformers import (
         LlamaConfig,
         LlamaForCausalLM,
@@ -99,13 +108,19 @@ def _build(name: ShapeName, scale: Scale, tokenizer: Any, num_blocks: int) -> An
             MistralConfig(**text, sliding_window=None, rope_parameters=_rope(1000000.0))
         )
     config = LlavaNextConfig(
-        vision_config=_vision_config(scale),
+        vision_config=_vision_config(scale, tile),
         text_config=MistralConfig(**text, sliding_window=None, rope_parameters=_rope(1000000.0)),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
-        image_grid_pinpoints=[[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]],
+        image_grid_pinpoints=_pinpoints(tile),
         tie_word_embeddings=False,
     )
     return LlavaNextForConditionalGeneration(config)
+
+
+def _pinpoints(tile: int) -> list[list[int]]:
+    """The canvases of the released checkpoints, in tiles."""
+    grids = ((1, 2), (2, 1), (2, 2), (3, 1), (1, 3))
+    return [[rows * tile, columns * tile] for rows, columns in grids]
 
 
 def _rope(theta: float) -> dict[str, Any]:
@@ -134,7 +149,7 @@ def _text_settings(
     }
 
 
-def _vision_config(scale: Scale) -> Any:
+def _vision_config(scale: Scale, tile: int) -> Any:
     from transformers import CLIPVisionConfig
 
     shape = SHAPES["llava-next"]
@@ -144,18 +159,20 @@ def _vision_config(scale: Scale) -> Any:
         intermediate_size=4 * width,
         num_hidden_layers=shape.vision_blocks,
         num_attention_heads=max(1, width // 64),
-        image_size=336,
+        image_size=tile,
         patch_size=14,
         projection_dim=768,
     )
 
 
-def _processor(tokenizer: Any) -> Any:
+def _processor(tokenizer: Any, tile: int) -> Any:
     from transformers import LlavaNextImageProcessor, LlavaNextProcessor
 
     return LlavaNextProcessor(
         image_processor=LlavaNextImageProcessor(
-            size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}
+            size={"shortest_edge": tile},
+            crop_size={"height": tile, "width": tile},
+            image_grid_pinpoints=_pinpoints(tile),
         ),
         tokenizer=tokenizer,
         patch_size=14,

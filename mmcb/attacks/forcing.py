@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mmcb.models.frozen import KeysValues, check_frozen, run_frozen
 from mmcb.models.loading import LoadedModel
 
 IGNORED = -100
@@ -77,6 +78,7 @@ class TargetTokens:
         fixed_until: Sequence[int],
     ) -> None:
         freeze(loaded)
+        check_frozen(loaded)
         self.loaded = loaded
         self._lengths = [len(ids) for ids in input_ids]
         self._starts = list(target_starts)
@@ -94,7 +96,7 @@ class TargetTokens:
             labels_BT[row, start : len(ids)] = ids_BT[row, start : len(ids)]
         self._ids_BT = ids_BT.to(loaded.device)
         self._labels_BT = labels_BT.to(loaded.device)
-        self._fixed: dict[bool, list[tuple[Tensor, Tensor]]] = {}
+        self._fixed: dict[bool, list[KeysValues]] = {}
 
     def ids(self, rows: Int64[Tensor, " A"], *, whole: bool = False) -> Int64[Tensor, "A t"]:
         """Token ids of some rows after the fixed ones (or all), cut to the longest of them."""
@@ -132,15 +134,18 @@ class TargetTokens:
             rows: which rows they are.
             layers: `hidden_states` indices to hand back.
         """
-        output = self.loaded.model(
-            inputs_embeds=embeddings_AtD,
-            past_key_values=self._fixed_cache(len(rows)),
-            use_cache=False,
-            output_hidden_states=bool(layers),
-            logits_to_keep=self.predicting(rows) - self.num_fixed,
+        first, length = self._window(rows)
+        # Nothing is asked after the last target token: it goes in for its hidden states alone.
+        end = length if layers else length - 1
+        states = run_frozen(
+            self.loaded,
+            embeddings_AtD[:, : end - self.num_fixed],
+            last=end - (first - 1),
+            kept=self._kept(),
+            collect=layers,
         )
-        hidden = {layer: output.hidden_states[layer] for layer in layers}
-        return Forced(output.logits, self.labels(rows), hidden)
+        head = self.loaded.base.get_output_embeddings()
+        return Forced(head(states.last[:, : length - first]), self.labels(rows), states.hidden)
 
     def _window(self, rows: Int64[Tensor, " A"]) -> tuple[int, int]:
         """Where the earliest target begins and the longest row ends."""
@@ -148,28 +153,21 @@ class TargetTokens:
         first = min(self._starts[row] for row in listed)
         return first, max(self._lengths[row] for row in listed)
 
-    def _fixed_cache(self, count: int) -> Any:
-        """Keys and values of the fixed tokens for `count` rows; None if there are none."""
+    def _kept(self) -> list[KeysValues]:
+        """Keys and values of the fixed tokens, per block; none if there are no such tokens."""
         if self.num_fixed == 0:
-            return None
+            return []
         from transformers import DynamicCache
 
-        config = self.loaded.decoder.config
         adapted = adapter_is_on(self.loaded.model)
         if adapted not in self._fixed:
-            cache: Any = DynamicCache(config=config)
+            # Without the config, so that a sliding window cuts none off: the runner masks them.
+            cache: Any = DynamicCache()
             ids = self._ids_BT[:1, : self.num_fixed]
             with torch.no_grad():
                 self.loaded.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
             self._fixed[adapted] = [(layer.keys, layer.values) for layer in cache.layers]
-        kept = self._fixed[adapted]
-        return DynamicCache(
-            [
-                (keys.expand(count, -1, -1, -1), values.expand(count, -1, -1, -1))
-                for keys, values in kept
-            ],
-            config=config,
-        )
+        return self._fixed[adapted]
 
 
 def _common(rows: Sequence[Sequence[int]]) -> int:

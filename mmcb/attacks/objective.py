@@ -19,6 +19,7 @@ from mmcb.attacks.forcing import Forced, TargetTokens
 from mmcb.models.chat import encode, image_token_id
 from mmcb.models.hidden import image_features
 from mmcb.models.loading import LoadedModel
+from mmcb.models.patches import patches_by_products
 from mmcb.models.preprocess import pixel_preprocessor
 from mmcb.records import Message
 
@@ -82,10 +83,9 @@ class TargetObjective:
         One picture for several rows goes through the vision tower once.
         """
         pixel_values, image_sizes = self._preprocess(images)
-        device = self._loaded.device
-        features = image_features(
-            self._loaded, pixel_values.to(device, self._loaded.dtype), image_sizes.to(device)
-        )
+        pixel_values = pixel_values.to(self._loaded.device, self._loaded.dtype)
+        with patches_by_products(self._loaded):
+            features = image_features(self._loaded, pixel_values, image_sizes)
         if len(features) == 1:
             features = features * len(rows)
         ids_At = self.tokens.ids(rows)

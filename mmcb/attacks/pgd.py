@@ -129,7 +129,7 @@ class ProjectedGradientDescent:
         self._keep(rows, parameters.detach(), scores, moment)
         self.evaluated += 1
         if gradient is not None:
-            self._move(rows, gradient, step)
+            self._move(rows, parameters.detach(), gradient, step)
         return StepReport(
             restart=restart,
             step=step,
@@ -268,7 +268,13 @@ class ProjectedGradientDescent:
             total += objective(candidates, rows, fixed).score.float()
         return total / selection.draws
 
-    def _move(self, rows: Int64[Tensor, " A"], gradient: Float[Tensor, "A ..."], step: int) -> None:
+    def _move(
+        self,
+        rows: Int64[Tensor, " A"],
+        parameters: Float[Tensor, "A ..."],
+        gradient: Float[Tensor, "A ..."],
+        step: int,
+    ) -> None:
         """One step down the gradient, back into the threat model."""
         settings = self.settings
         self._norms[rows, self.evaluated - 1] = gradient.float().flatten(1).norm(dim=1)
@@ -277,4 +283,4 @@ class ProjectedGradientDescent:
         move = settings.rule.move(gradient, memory, step=step, steps=settings.steps)
         for name, tensor in memory.items():
             self._memory[name][rows] = tensor
-        self._parameters[rows] = self._space.project(self._parameters[rows] + move, rows)
+        self._parameters[rows] = self._space.project(parameters + move, rows)

@@ -10,6 +10,7 @@ Shapes: B pictures, A active ones, H x W a picture, h x w a patch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -24,7 +25,18 @@ _GRAY = 128
 
 def straight_to_grid(images: Float[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
     """The 8-bit grid going forward, the identity going backward."""
-    return to_grid(images.detach()) + (images - images.detach())
+    on_grid: Tensor = _StraightToGrid.apply(images)  # type: ignore[no-untyped-call]
+    return on_grid
+
+
+class _StraightToGrid(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor) -> Tensor:
+        return to_grid(images)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return gradients[0]
 
 
 class PixelSpace:
@@ -47,6 +59,7 @@ class PixelSpace:
         self.clean = clean
         self.ball = ball
         self._start = start
+        self._lower, self._upper = ball.bounds(clean)
 
     def neutral(self) -> Float[Tensor, "B 3 H W"]:
         """The clean pictures."""
@@ -66,7 +79,7 @@ class PixelSpace:
         self, parameters: Float[Tensor, "A 3 H W"], rows: Int64[Tensor, " A"]
     ) -> Float[Tensor, "A 3 H W"]:
         """Back into the ball."""
-        return self.ball.project(parameters, self.clean[rows])
+        return parameters.clamp(self._lower[rows], self._upper[rows])
 
     def realize(
         self, parameters: Float[Tensor, "A 3 H W"], rows: Int64[Tensor, " A"], moment: Moment

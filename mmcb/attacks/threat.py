@@ -20,7 +20,7 @@ LEVELS = 255
 
 def to_levels(images: Float[Tensor, "*B 3 H W"]) -> UInt8[Tensor, "*B 3 H W"]:
     """Nearest 8-bit picture, rounding (`to_pil_image` of a float tensor would truncate)."""
-    return (images.detach() * LEVELS).round().clamp(0, LEVELS).to(torch.uint8)
+    return (images.detach() * LEVELS).round_().clamp_(0, LEVELS).to(torch.uint8)
 
 
 def from_levels(levels: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
@@ -30,7 +30,7 @@ def from_levels(levels: UInt8[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
 
 def to_grid(images: Float[Tensor, "*B 3 H W"]) -> Float[Tensor, "*B 3 H W"]:
     """Round to the 8-bit grid k/255, so that the picture can be saved as it is."""
-    return (images * LEVELS).round().clamp(0, LEVELS) / LEVELS
+    return (images * LEVELS).round_().clamp_(0, LEVELS).div_(LEVELS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class PixelBall:
         The bounds lie on the grid, hence rounding a projected picture cannot leave the ball.
         """
         lower, upper = self.bounds(clean)
-        return torch.maximum(torch.minimum(images, upper), lower)
+        return images.clamp(lower, upper)
 
     def random_point(
         self, clean: UInt8[Tensor, "3 H W"], *, generator: torch.Generator

@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from mmcb.errors import MmcbError
-from mmcb.models.resize import LEVELS, Backend, straight_through_round
-from mmcb.models.resizer import BICUBIC, Resizer, check_images, normalize, square_side
+from mmcb.models.resize import LEVELS, Backend
+from mmcb.models.resizer import BICUBIC, Resizer, check_images, normalize, square_side, to_levels
 
 
 class FixedSizePreprocessor:
@@ -89,7 +89,7 @@ class FixedSizePreprocessor:
     def own_levels(
         self, levels: Float[Tensor, "B 3 H W"], *, quantize: bool = True
     ) -> Float[Tensor, "B 3 h w"]:
-        """Pictures (levels, float64) as the model sees them, before normalising."""
+        """Pictures (levels) as the model sees them, before normalising."""
         if self.pad:
             levels = self._pad_to_square(levels)
         levels = self._resizer(levels, self._resized(levels), quantize=quantize)
@@ -109,11 +109,8 @@ class FixedSizePreprocessor:
             ValueError: not a floating tensor of shape (B, 3, H, W).
         """
         check_images(images)
-        sizes = torch.tensor([images.shape[2:]] * images.shape[0], device=images.device)
-        # float64: exact for the libraries' fixed-point weights, untouched by TF32 and autocast.
-        levels = images.double() * LEVELS
-        if quantize:
-            levels = straight_through_round(levels)
+        sizes = torch.tensor([images.shape[2:]] * images.shape[0])
+        levels = to_levels(images, quantize=quantize)
         view = self.own_levels(levels, quantize=quantize)
         return normalize(view.to(images.dtype), mean=self.mean, std=self.std), sizes
 

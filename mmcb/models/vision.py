@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mmcb.errors import MmcbError
-from mmcb.models.resize import LEVELS, Backend, straight_through_round
-from mmcb.models.resizer import BICUBIC, Resizer, check_images, normalize, square_side
+from mmcb.models.resize import LEVELS, Backend
+from mmcb.models.resizer import BICUBIC, Resizer, check_images, normalize, square_side, to_levels
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class PixelPreprocessor:
         return self._plans[key]
 
     def own_levels(self, levels: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 3 h w"]:
-        """Pictures (levels, float64) at the size at which the tiles show them unchanged."""
+        """Pictures (whole levels) at the size at which the tiles show them unchanged."""
         plan = self.size_plan(levels.shape[2], levels.shape[3])
         return self._resizer(levels, plan.resized, quantize=True)
 
@@ -138,16 +138,14 @@ class PixelPreprocessor:
         """
         check_images(images)
         plan = self.size_plan(images.shape[2], images.shape[3])
-        # float64: exact for the libraries' fixed-point weights, untouched by TF32 and autocast.
-        levels = images.double() * LEVELS
-        if quantize:
-            levels = straight_through_round(levels)
+        levels = to_levels(images, quantize=quantize)
         base = self._resizer(levels, (self.tile, self.tile), quantize=quantize)
         canvas = self._resizer(levels, plan.resized, quantize=quantize)
         left, top, right, bottom = plan.padding
         canvas = F.pad(canvas, (left, right, top, bottom))
         views = torch.cat([base[:, None], self._cut(canvas, plan.grid)], dim=1)
-        image_sizes = torch.tensor([plan.image] * images.shape[0], device=images.device)
+        # On the CPU: transformers reads them one by one, and would wait for a GPU each time.
+        image_sizes = torch.tensor([plan.image] * images.shape[0])
         return normalize(views.to(images.dtype), mean=self.mean, std=self.std), image_sizes
 
     def _make_plan(self, height: int, width: int) -> SizePlan:

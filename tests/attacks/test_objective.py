@@ -1,5 +1,7 @@
 """The targeted objective on a small random LLaVA-NeXT, against the model's plain forward pass."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -170,20 +172,24 @@ def test_what_stands_before_the_image_is_computed_once(
     image_id = loaded_once.base.config.image_token_id
     assert target.tokens.num_fixed == int((ids[0] == image_id).nonzero()[0]) > 1
     assert target.tokens.ids(torch.arange(3)).shape[1] == ids.shape[1] - target.tokens.num_fixed
-    lengths = []
-    forward = type(loaded_once.decoder).forward
+    lengths: dict[int, list[int]] = {0: [], 1: []}
+    for place, block in enumerate((loaded_once.decoder_layers[0], loaded_once.decoder_layers[-1])):
+        linear = block.self_attn.q_proj
 
-    def counted(self: object, *args: object, **kwargs: object) -> object:
-        states = kwargs.get("input_ids")
-        states = kwargs["inputs_embeds"] if states is None else states
-        lengths.append(states.shape[1])  # type: ignore[attr-defined]
-        return forward(self, *args, **kwargs)
+        def counted(states: Tensor, place: int = place, linear: Any = linear) -> Tensor:
+            lengths[place].append(states.shape[1])
+            return type(linear).forward(linear, states)
 
-    monkeypatch.setattr(type(loaded_once.decoder), "forward", counted)
+        monkeypatch.setattr(linear, "forward", counted)
     for _ in range(2):
         target(from_levels(pictures((56, 112))), torch.arange(3), NOW)
-    rest = ids.shape[1] - target.tokens.num_fixed
-    assert lengths == [target.tokens.num_fixed, rest, rest]
+    # The last target token is predicted, not read; the last block asks only where words are wanted.
+    rest = ids.shape[1] - target.tokens.num_fixed - 1
+    wanted = len(target.tokens.predicting(torch.arange(3)))
+    assert lengths == {
+        0: [target.tokens.num_fixed, rest, rest],
+        1: [target.tokens.num_fixed, wanted, wanted],
+    }
 
 
 def test_reached_is_what_greedy_decoding_writes(loaded_once: LoadedModel) -> None:

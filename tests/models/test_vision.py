@@ -7,6 +7,7 @@ from transformers import LlavaNextImageProcessor, LlavaNextImageProcessorPil
 from mmcb.errors import MmcbError
 from mmcb.models.loading import LoadedModel
 from mmcb.models.preprocess import pixel_preprocessor
+from mmcb.models.resizer import Resizer, _RoundedResize
 from mmcb.models.vision import PixelPreprocessor
 
 TINY = {
@@ -58,6 +59,34 @@ def test_equal_to_the_processor_at_the_released_sizes(
     apart = levels_apart(ours, theirs, processor.image_std)
     assert apart.max() < 1.01
     assert (apart > 0.01).float().mean() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ((112, 224), (56, 112)),
+        ((101, 67), (56, 56)),
+        ((30, 200), (17, 112)),
+        ((57, 55), (112, 112)),
+    ],
+)
+def test_matrices_are_torchs_own_kernel(source: tuple[int, int], target: tuple[int, int]) -> None:
+    """On a CPU its 8-bit kernel runs, elsewhere the matrices: the same levels, and gradient."""
+    levels = torch.from_numpy(noise(*source)).permute(2, 0, 1)[None].float().requires_grad_()
+    resizer = Resizer("torchvision")
+    passes = resizer._passes(source, target, quantize=True, device=levels.device)
+    by_kernel = resizer(levels, target, quantize=True)
+    by_matrices = _RoundedResize.apply(levels, passes, None)
+    assert torch.equal(by_kernel, by_matrices)
+    weights = torch.randn(by_kernel.shape, generator=torch.Generator().manual_seed(0))
+    gradients = [
+        torch.autograd.grad((resized * weights).sum(), levels)[0]
+        for resized in (by_kernel, by_matrices)
+    ]
+    assert torch.equal(*gradients)
+    smooth = resizer(levels.double(), target, quantize=False)
+    (expected,) = torch.autograd.grad((smooth * weights).sum(), levels)
+    torch.testing.assert_close(gradients[0], expected, rtol=1e-3, atol=1e-3)
 
 
 def test_exact_where_nothing_is_resized() -> None:
