@@ -54,7 +54,8 @@ def run_lm_eval(config: LmEvalConfig) -> dict[str, Any]:
             for role, fingerprint in weights.items()
         }
         results = summarize(tasks, outcomes)
-        sets = {} if adapter is None else {t.name: EvaluationSet(list(t.items())) for t in tasks}
+        asked = [] if adapter is None else tasks
+        sets = {t.name: EvaluationSet(list(t.items(config.limit))) for t in asked}
         results["contamination"] = check_contamination(adapter, sets)
         results["settings"] = _settings(config, adapter, weights, out)
         write_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")

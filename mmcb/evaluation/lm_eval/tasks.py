@@ -7,6 +7,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,10 @@ class LoadedTask:
         """Whether it shows pictures."""
         return any(getattr(leaf, "MULTIMODAL", False) for leaf in self.leaves.values())
 
-    def items(self) -> Iterator[Item]:
-        """Every item as it is asked, without examples; its bare question beside it."""
+    def items(self, limit: int | None) -> Iterator[Item]:
+        """The items of each task as they are asked, without examples; the bare question beside."""
         for name, leaf in self.leaves.items():
-            for number, doc in enumerate(leaf.eval_docs):
+            for number, doc in enumerate(islice(leaf.eval_docs, limit)):
                 bare = [str(doc[column]) for column in COLUMNS if isinstance(doc.get(column), str)]
                 yield Item(f"{name}/{number}", str(leaf.doc_to_text(doc)), also=tuple(bare[:1]))
 

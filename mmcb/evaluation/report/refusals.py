@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcb.evaluation.comparison import NOT_MEASURED, Column, Rate
+from mmcb.evaluation.comparison import Column
 from mmcb.evaluation.refusals import OWN
 from mmcb.evaluation.rows import Cell, Row
 
@@ -21,7 +21,10 @@ def refusal_rows(columns: Sequence[Column]) -> list[Row]:
     return [
         Row(
             f"{half} requests" if benchmark == OWN else f"{benchmark}, {half} half",
-            tuple(Cell(column, _rate(column, benchmark, half)) for column in columns),
+            tuple(
+                Cell(column, column.rate("refusals", benchmark, half, column.role))
+                for column in columns
+            ),
         )
         for benchmark, half in names
     ]
@@ -30,8 +33,3 @@ def refusal_rows(columns: Sequence[Column]) -> list[Row]:
 def _table(column: Column) -> Mapping[str, Any]:
     found: Mapping[str, Any] = column.evaluation.results.get("refusals", {})
     return found
-
-
-def _rate(column: Column, benchmark: str, half: str) -> Rate:
-    rate: Rate = _table(column).get(benchmark, {}).get(half, {}).get(column.role, NOT_MEASURED)
-    return rate
