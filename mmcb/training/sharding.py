@@ -69,7 +69,7 @@ def parallel(module: Rerouter, *, accelerator: Accelerator) -> Any:
     # The root holds no parameters; it makes the blocks one model, whose gathering can overlap.
     root = fully_shard(module, mesh=sharded.device_mesh, ignored_params=whole_ones)
     # It also runs blocks, and before the first forward: a root must have been run first.
-    register_fsdp_forward_method(root, "aim")
+    register_fsdp_forward_method(module, "aim")
     return root
 
 

@@ -2,10 +2,13 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mmcb.errors import MmcbError
+from mmcb.models.families import FAMILIES
+from mmcb.training import run as run_module
 from mmcb.training.run import _unfinished, wants_evaluation
 from tests.training.helpers import tiny_config
 
@@ -25,7 +28,11 @@ def test_whatever_did_not_come_to_its_end_goes_on(
     assert _unfinished(config, {}, tmp_path / "runs") == (run if goes_on else None)
 
 
-def test_an_evaluation_that_does_not_suit_the_model_is_refused() -> None:
+def test_an_evaluation_that_does_not_suit_the_model_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # As if its weights were here.
+    monkeypatch.setattr(run_module, "locate", lambda name: SimpleNamespace(family=FAMILIES[name]))
     asked = tiny_config(model="llava-next", evaluate=True)
     with pytest.raises(MmcbError, match=r"llava-next has never heard of") as refused:
         wants_evaluation(asked)
