@@ -7,7 +7,7 @@ from pathlib import Path
 from mmcb.attacks.config import AttackConfig
 from mmcb.attacks.targets import Targets
 from mmcb.log import get_logger
-from mmcb.runs import RunDir, newest_run, read_manifest, timestamp
+from mmcb.run_folder import RunDir, newest_run, read_manifest, timestamp
 
 _log = get_logger(__name__)
 

@@ -15,7 +15,7 @@ from mmcb.errors import MmcbError
 from mmcb.models.families import known_family
 from mmcb.models.locate import locate, read_json
 from mmcb.records import Behavior
-from mmcb.runs import newest_run, read_manifest
+from mmcb.run_folder import newest_run, read_manifest
 from mmcb.store import read_records
 
 Label = Literal["base", "defended"]

@@ -26,7 +26,7 @@ from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerato
 from mmcb.log import ProgressBar, get_logger, progress
 from mmcb.record_index import RecordIndex
 from mmcb.records import Caption, Message, Provenance
-from mmcb.runs import RunDir
+from mmcb.run_folder import RunDir
 from mmcb.store import (
     RecordWriter,
     batches,

@@ -11,7 +11,7 @@ from mmcb.errors import MmcbError
 from mmcb.log import get_logger
 from mmcb.record_index import RecordIndex
 from mmcb.records import Caption, Record
-from mmcb.runs import RunDir, read_manifest
+from mmcb.run_folder import RunDir, read_manifest
 from mmcb.store import relative_image, replace_records, resolve_image
 
 _AGAIN = "run its `mmcb captioning --shard` command again, and let it end"

@@ -11,7 +11,7 @@ from mmcb.coco.index import CocoIndex, Selection
 from mmcb.log import format_seconds, get_logger
 from mmcb.record_index import RecordIndex
 from mmcb.records import Caption
-from mmcb.runs import RunDir
+from mmcb.run_folder import RunDir
 from mmcb.store import relative_image
 
 HUMAN = "coco"

@@ -30,7 +30,7 @@ from mmcb.generation.factory import check_available, make_generator, named_famil
 from mmcb.generation.protocol import Sampling, TextGenerator
 from mmcb.log import get_logger
 from mmcb.records import Generation, Verdict
-from mmcb.runs import RunDir, read_manifest
+from mmcb.run_folder import RunDir, read_manifest
 from mmcb.store import read_records, record_id, replace_records, write_atomic
 
 COMMAND = "evaluation"

@@ -15,7 +15,7 @@ from mmcb.evaluation.generate import GeneratorFactory
 from mmcb.evaluation.judges import Judge, load_judge
 from mmcb.evaluation.pipeline import evaluate
 from mmcb.log import get_logger
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.store import write_atomic
 
 FOLDER = "evaluation"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mmcb.errors import MmcbError
 from mmcb.models.families import known_family
-from mmcb.runs import newest_run
+from mmcb.run_folder import newest_run
 from mmcb.store import folder_hash
 
 ADAPTER_FILE = "adapter_config.json"

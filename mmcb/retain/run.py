@@ -24,7 +24,7 @@ from mmcb.records import Example
 from mmcb.retain.borderline import Answered, answer_borderline, borderline_examples
 from mmcb.retain.config import RESUMABLE, RetainConfig
 from mmcb.retain.parts import SYNTHESIS_PARTS, Mixer, held_out, source_examples, synthesis_examples
-from mmcb.runs import RunDir
+from mmcb.run_folder import RunDir
 from mmcb.store import RecordFile, record_id, replace_records, write_atomic
 
 _log = get_logger(__name__)

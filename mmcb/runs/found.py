@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcb.errors import MmcbError
-from mmcb.runs.folder import read_manifest
+from mmcb.run_folder import read_manifest
 
 LEVELS = 4
 """Folders below the root that are looked into: a suite's attacks lie so deep in `runs`."""

@@ -11,8 +11,8 @@ from rich.markup import escape
 
 from mmcb.cli import run_command
 from mmcb.pages.curves import read_json
+from mmcb.run_folder import read_manifest
 from mmcb.runs.config import ShowConfig
-from mmcb.runs.folder import read_manifest
 from mmcb.runs.found import Run, evaluation_folder
 from mmcb.runs.outcome import outcome
 

@@ -11,7 +11,7 @@ from typing import Any
 from mmcb.evaluation.weights import find_adapter
 from mmcb.log import get_logger
 from mmcb.models.locate import locate
-from mmcb.runs import RunDir, read_manifest
+from mmcb.run_folder import RunDir, read_manifest
 from mmcb.suite.config import COMMAND, SuiteConfig
 from mmcb.suite.file import Suite, read_suite
 from mmcb.suite.stages import Stage, attack_stages, evaluation_config

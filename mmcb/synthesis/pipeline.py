@@ -15,7 +15,7 @@ from mmcb.generation.protocol import TextGenerator
 from mmcb.log import get_logger
 from mmcb.record_index import RecordIndex
 from mmcb.records import Caption
-from mmcb.runs import RunDir
+from mmcb.run_folder import RunDir
 from mmcb.store import file_hash
 from mmcb.synthesis.categories import load_taxonomy, taxonomy_file
 from mmcb.synthesis.circuit_breaker import check_held_out, circuit_breaker_stage

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from mmcb.models.families import FAMILIES, Family
 from mmcb.pages.curves import Point, read_json, training_curves
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.sources.source import parse_source
 from mmcb.store import file_hash, folder_hash
 from mmcb.training.recipes import Recipe, read_recipe

@@ -15,7 +15,7 @@ from mmcb.models.export import merge_adapter, save_adapter
 from mmcb.models.generic import check_decoder, is_generic
 from mmcb.models.loading import LoadedModel, load_model
 from mmcb.models.locate import check_model, locate
-from mmcb.runs import RunDir, newest_run, read_manifest, timestamp
+from mmcb.run_folder import RunDir, newest_run, read_manifest, timestamp
 from mmcb.store import file_hash, write_atomic
 from mmcb.training.checkpoints import cut_metrics, locked, step_of
 from mmcb.training.config import TrainingConfig

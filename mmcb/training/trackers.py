@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcb.errors import MmcbError
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.store import record_id
 from mmcb.training.config import Tracker
 from mmcb.training.recipes import read_recipe

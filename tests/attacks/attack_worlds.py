@@ -9,7 +9,7 @@ from PIL import Image
 from mmcb.config import Config
 from mmcb.models.loading import load_model
 from mmcb.records import Behavior
-from mmcb.runs import RunDir
+from mmcb.run_folder import RunDir
 from mmcb.store import RecordWriter
 from tests.tiny_models import make_tiny_vlm
 

@@ -11,7 +11,7 @@ from mmcb.attacks.check.findings import Outcome, findings, verdict
 from mmcb.attacks.check.run import run_checks
 from mmcb.attacks.pgd import ProjectedGradientDescent
 from mmcb.attacks.results import StepReport
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from tests.attacks.attack_worlds import make_world
 
 FALLING = (tuple(4.0 - 0.35 * step for step in range(11)),) * 4

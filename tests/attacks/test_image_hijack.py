@@ -23,7 +23,7 @@ from mmcb.errors import MmcbError
 from mmcb.models.chat import num_image_tokens
 from mmcb.models.loading import LoadedModel
 from mmcb.records import Attempt, Behavior
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.store import RecordWriter, read_records
 from tests.attacks.attack_worlds import make_world
 from tests.tiny_models import make_tiny_llm

@@ -11,7 +11,7 @@ from mmcb.captioning.config import CaptioningConfig, MergeConfig
 from mmcb.captioning.merge import merge
 from mmcb.errors import MmcbError
 from mmcb.records import Caption
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.store import read_records, replace_records, resolve_image
 from tests.captioning.coco_folders import FakeCaptioner, make_coco
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from mmcb.errors import MmcbError
 from mmcb.records import Attempt, Behavior, Task
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.store import read_records, replace_records
 from mmcb.suite.commands import Command
 from mmcb.suite.config import SuiteConfig

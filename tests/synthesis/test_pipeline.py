@@ -14,7 +14,7 @@ import pytest
 
 from mmcb.errors import MmcbError
 from mmcb.records import Caption, Example, Message, Provenance
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.store import read_records, replace_records, resolve_image
 from mmcb.synthesis.categories import load_taxonomy
 from mmcb.synthesis.config import SynthesisConfig

@@ -6,7 +6,7 @@ import pytest
 
 from mmcb.errors import MmcbError
 from mmcb.records import Caption, Example
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.store import RecordFile, read_records
 from mmcb.synthesis.config import SynthesisConfig
 from mmcb.synthesis.pipeline import start_run, synthesize

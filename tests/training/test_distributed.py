@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from mmcb.errors import MmcbError
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.training.batches import PixelCache
 from mmcb.training.checkpoints import locked
 from mmcb.training.objective import step_totals

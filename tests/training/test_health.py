@@ -9,7 +9,7 @@ import pytest
 
 from mmcb.cli import EXIT_USER_ERROR, run_command
 from mmcb.errors import MmcbError
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.training import health
 from mmcb.training import stepper as stepper_module
 from mmcb.training.config import TrainingConfig

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmcb.errors import MmcbError
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.store import file_hash
 from mmcb.training.run import train
 from mmcb.training.trainer import read_metrics

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmcb.errors import MmcbError
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.training import run as run_module
 from mmcb.training import stopping
 from mmcb.training.config import TrainingConfig

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from mmcb.errors import MmcbError
 from mmcb.models.loading import load_model
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.training import stepper as stepper_module
 from mmcb.training import trainer as trainer_module
 from mmcb.training.checkpoints import cut_metrics, locked

@@ -33,7 +33,7 @@ from mmcb.models.chat import num_image_tokens
 from mmcb.models.loading import LoadedModel, load_model
 from mmcb.models.preprocess import pixel_preprocessor
 from mmcb.records import Behavior
-from mmcb.runs import RunDir
+from mmcb.run_folder import RunDir
 
 _log = get_logger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmcb.curation.near_duplicates import NearDuplicates
 from mmcb.errors import MmcbError
-from mmcb.runs import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.sources.reading import open_source, read_row
 from mmcb.sources.source import Kind, Source, parse_source
 from mmcb.store import file_hash, resolve_image

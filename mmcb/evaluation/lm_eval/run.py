@@ -24,7 +24,7 @@ from mmcb.log import get_logger
 from mmcb.models.families import Family
 from mmcb.models.loading import LoadedModel, load_model
 from mmcb.models.locate import locate
-from mmcb.runs import RunDir, read_manifest
+from mmcb.run_folder import RunDir, read_manifest
 from mmcb.store import record_id, write_atomic
 
 COMMAND = "evaluation.lm_eval"

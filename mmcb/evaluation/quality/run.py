@@ -18,7 +18,7 @@ from mmcb.evaluation.weights import find_adapter, fingerprints
 from mmcb.generation.factory import check_available, make_generator, named_family
 from mmcb.generation.protocol import Sampling, TextGenerator
 from mmcb.log import get_logger
-from mmcb.runs import RunDir, read_manifest
+from mmcb.run_folder import RunDir, read_manifest
 from mmcb.store import file_hash, write_atomic
 
 COMMAND = "evaluation.quality"

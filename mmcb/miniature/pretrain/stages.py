@@ -20,7 +20,7 @@ from mmcb.miniature.world import write_world
 from mmcb.models.export import save_weights
 from mmcb.models.families import find_family
 from mmcb.models.seeding import seeded
-from mmcb.runs import RunDir
+from mmcb.run_folder import RunDir
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 

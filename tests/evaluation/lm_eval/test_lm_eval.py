@@ -24,7 +24,7 @@ from mmcb.evaluation.lm_eval.config import (
 from mmcb.evaluation.lm_eval.outcome import outcome_of
 from mmcb.evaluation.lm_eval.run import run_lm_eval
 from mmcb.evaluation.lm_eval.summary import paired_change, paper_average, print_summary
-from mmcb.runs.folder import read_manifest
+from mmcb.run_folder import read_manifest
 from mmcb.runs.found import Run
 from mmcb.runs.outcome import outcome
 from mmcb.store import write_atomic

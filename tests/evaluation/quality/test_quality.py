@@ -19,8 +19,8 @@ from mmcb.evaluation.quality.questions import read_questions
 from mmcb.evaluation.quality.run import measure_quality
 from mmcb.evaluation.quality.summary import print_summary
 from mmcb.generation.protocol import Completion, Request, Sampling
+from mmcb.run_folder import read_manifest
 from mmcb.runs.config import ShowConfig
-from mmcb.runs.folder import read_manifest
 from mmcb.runs.found import Run
 from mmcb.runs.outcome import outcome
 from mmcb.runs.show import show_run

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from mmcb import run_folder as runs
 from mmcb.config import Config
 from mmcb.errors import MmcbError
-from mmcb.runs import RunDir, git_state, newest_run, read_manifest
-from mmcb.runs import folder as runs
+from mmcb.run_folder import RunDir, git_state, newest_run, read_manifest
 
 
 class Settings(Config):
