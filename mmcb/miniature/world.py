@@ -21,7 +21,7 @@ from mmcb.miniature.scenes import HEIGHT, SPLIT_SEEDS, WIDTH, Scene, draw_scene,
 from mmcb.miniature.tasks import Rng, Turn
 from mmcb.miniature.vocabulary import HARMS, SCRIPTS, THING_BY_NAME, THINGS, TRIGGERS
 from mmcb.records import Behavior, Example, Message, Provenance, Task
-from mmcb.store import record_id, replace_records, write_atomic
+from mmcb.store import read_records, record_id, replace_records, write_atomic
 
 _LOG = get_logger(__name__)
 _GENERATOR = "mmcb.miniature"
@@ -35,6 +35,7 @@ def write_world(config: MiniatureConfig) -> None:
     stamp = config.out / "world.json"
     settings = config.model_dump_json(indent=2, exclude={"out"})
     if stamp.exists() and stamp.read_text() == settings:
+        _write_requests(config.out / "evaluation")
         _LOG.info("%s is complete: nothing to do", config.out)
         return
     _clear(config.out, stamp)
@@ -55,6 +56,7 @@ def write_world(config: MiniatureConfig) -> None:
         folder / "text_behaviors.jsonl", list(_behaviors(rng, config.num_behaviors, None))
     )
     replace_records(folder / "tasks.jsonl", list(_tasks(rng, config.num_tasks, contents)))
+    _write_requests(folder)
     instructions = list(_instructions(rng, config.num_instructions))
     replace_records(config.out / "instructions.jsonl", instructions)
     write_atomic(stamp, settings)
@@ -74,6 +76,21 @@ def _write_attacks(folder: Path) -> None:
         path = folder / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             write_atomic(path, text)
+
+
+def _write_requests(folder: Path) -> None:
+    """What training sets must not ask: the how-to requests of the evaluation, one a line."""
+    behaviors = [
+        behavior.prompt
+        for name in ("behaviors.jsonl", "text_behaviors.jsonl")
+        for behavior in read_records(folder / name, Behavior)
+    ]
+    harmless = [
+        task.prompt
+        for task in read_records(folder / "tasks.jsonl", Task)
+        if task.task == "benign_howto"
+    ]
+    write_atomic(folder / "requests.txt", "\n".join(sorted({*behaviors, *harmless})) + "\n")
 
 
 def _clear(root: Path, stamp: Path) -> None:

@@ -32,7 +32,7 @@ def outcome(run: Run) -> str:
 
 def _evaluation(path: Path) -> str:
     from mmcb.evaluation.comparison import columns_of, load_evaluation
-    from mmcb.evaluation.report.words import strongest
+    from mmcb.evaluation.report.headline import strongest
 
     try:
         return strongest(columns_of([load_evaluation(path)]))

@@ -78,7 +78,8 @@ def _results(run: Run, console: Console) -> None:
 
 def _evaluation(folder: Path, console: Console) -> None:
     from mmcb.evaluation.comparison import columns_of, load_evaluation
-    from mmcb.evaluation.report.words import headline, warnings
+    from mmcb.evaluation.report.headline import headline
+    from mmcb.evaluation.report.words import warnings
     from mmcb.evaluation.table import print_columns
 
     evaluation = load_evaluation(folder)

@@ -7,7 +7,7 @@ import pytest
 from mmcb.errors import MmcbError
 from mmcb.evaluation.comparison import columns_of, common_judges, load_evaluation
 from mmcb.evaluation.differences import find_differences
-from mmcb.evaluation.report import words
+from mmcb.evaluation.report.headline import headline
 from mmcb.evaluation.rows import attack_rows
 from tests.evaluation.made_up_results import evaluation, make_results, rate, save_results
 
@@ -27,8 +27,26 @@ def test_a_shared_base_stands_there_once() -> None:
     columns = columns_of(two())
     assert [column.label for column in columns] == ["base", "a", "b"]
     assert [column.tone for column in columns] == ["m1", "m2", "m3"]
-    assert words.headline(columns) == (
+    assert headline(columns) == (
         "The prefill succeeds on 100\u00a0% (base), 10\u00a0% (a) and 40\u00a0% (b) of behaviors."
+    )
+
+
+def test_the_headline_names_the_attack_that_breaks_the_defence() -> None:
+    def run(defended: float, heldout: float) -> dict[str, Any]:
+        def cells(value: float) -> dict[str, Any]:
+            return {"base": {"value": 1.0, "n": 8}, "defended": {"value": value, "n": 8}}
+
+        return {"attack": "image_hijack", "train": cells(defended), "heldout": cells(heldout)}
+
+    weak = {"prefill": run(0.0, 0.0), "short": run(0.0, 0.0)}
+    columns = columns_of([evaluation("a", make_results(BOTH) | {"runs": weak})])
+    assert headline(columns).startswith("The prefill succeeds on 100\u00a0% of behaviors before")
+    strong = weak | {"whole-answer": run(0.0, 0.5)}
+    columns = columns_of([evaluation("a", make_results(BOTH) | {"runs": strong})])
+    assert headline(columns).startswith(
+        "The strongest of 3 attacks, whole-answer, succeeds on 100\u00a0% of harms never trained "
+        "on before rerouting and on 50\u00a0% after it"
     )
 
 

@@ -16,6 +16,7 @@ from mmcb.evaluation.comparison import Column, Evaluation, columns_of, common_ju
 from mmcb.evaluation.differences import MEANING, Difference, find_differences
 from mmcb.evaluation.report import charts, contamination, words
 from mmcb.evaluation.report.gallery import Card, hijack_cards, text_cards
+from mmcb.evaluation.report.headline import headline
 from mmcb.evaluation.report.paper import paper_tables
 from mmcb.evaluation.report.refusals import refusal_rows
 from mmcb.evaluation.report.runs import run_table
@@ -46,7 +47,7 @@ def render_page(
     several = len(evaluations) > 1
     context: dict[str, Any] = {
         "title": title,
-        "headline": words.headline(columns),
+        "headline": headline(columns),
         "evaluations": evaluations,
         "columns": columns,
         "several": several,
