@@ -24,8 +24,9 @@ SMALL = {
 
 
 def _block_with(command: str) -> list[str]:
-    """The one bash block of the README that holds this command, line by line."""
-    found = re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)
+    """The one bash block of the README that holds this command, command by command."""
+    whole = README.replace("\\\n", "")  # a command that goes on in the next line
+    found = re.findall(r"```bash\n(.*?)```", whole, flags=re.DOTALL)
     [block] = [b for b in found if command in b.splitlines()]
     return block.splitlines()
 

@@ -73,9 +73,12 @@ def _write_attacks(folder: Path) -> None:
         "scripts.json": json.dumps(scripts, indent=1) + "\n",
     }
     for name, text in texts.items():
-        path = folder / name
-        if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            write_atomic(path, text)
+        _write_if_new(folder / name, text)
+
+
+def _write_if_new(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_atomic(path, text)
 
 
 def _write_requests(folder: Path) -> None:
@@ -90,7 +93,7 @@ def _write_requests(folder: Path) -> None:
         for task in read_records(folder / "tasks.jsonl", Task)
         if task.task == "benign_howto"
     ]
-    write_atomic(folder / "requests.txt", "\n".join(sorted({*behaviors, *harmless})) + "\n")
+    _write_if_new(folder / "requests.txt", "\n".join(sorted({*behaviors, *harmless})) + "\n")
 
 
 def _clear(root: Path, stamp: Path) -> None:

@@ -104,7 +104,7 @@ config = MistralConfig(vocab_size=64, hidden_size=256, intermediate_size=1024, n
                        num_attention_heads=4, num_key_value_heads=2, sliding_window=None)
 torch.manual_seed(0)
 model = MistralForCausalLM(config).requires_grad_(False).eval()
-tokenizer = type("Tokenizer", (), {"pad_token_id": 0})()
+tokenizer = type("Tokenizer", (), {"pad_token_id": 0, "bos_token_id": None})()
 loaded = LoadedModel("made", find_family("mistral"), model, tokenizer, tokenizer, None)
 recipe = tiny_recipe(loaded, steps=1, batch_size=14, retain_batch_size=14)
 loaded = add_adapter(loaded, recipe, seed=0)

@@ -89,6 +89,7 @@ def config(model_folders: dict[str, Path], data_folder: Path, tmp_path: Path) ->
     return tiny_config(
         model=str(model_folders["llm"]), data=data_folder, out=tmp_path / "run", start_steps=10,
         steps=10, learning_rate=1e-5, lora_layers=(0, 3), mask="completion", validate_every=0,
+        retain_weight=5.0, embedding_noise=0.0,
     )  # fmt: skip
 
 
