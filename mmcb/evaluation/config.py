@@ -96,6 +96,9 @@ class EvaluationConfig(Config):
     show_harmful: bool = False
     """Show harmful answers in the report instead of their length and verdict."""
 
+    report_hijacks: int = Field(default=8, ge=0)
+    """How many image hijacks the report shows, with their pictures (about 0.4 MB each)."""
+
     harmbench_layout: bool = False
     """Also write the answers to attacks as HarmBench's tools read them, into harmbench/."""
 

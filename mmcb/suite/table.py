@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from mmcb.evaluation.by_run import SPLITS, TRANSFER
-from mmcb.evaluation.table import format_rate
 
 _HEADS = {"train": "trained", "heldout": "held-out"}
 
@@ -24,20 +24,30 @@ def print_suite(out: Path, results: Mapping[str, Any], *, console: Console | Non
         results: of the evaluation of all attempts.
         console: where to print.
     """
-    table = Table(title="Attack success, 95 % Wilson intervals")
-    table.add_column("", no_wrap=True)
+    table = Table(
+        title="Attack success in %, 95 % Wilson intervals", box=box.SIMPLE, pad_edge=False
+    )
+    table.add_column("")
     for split in SPLITS:
         for role in results["models"]:
-            table.add_column(f"{_HEADS[split]}, {role}", justify="right", no_wrap=True)
-    table.add_column("n", justify="right")
-    table.add_column("passes", justify="right")
+            table.add_column(f"{_HEADS[split]}\n{role}", justify="right", no_wrap=True)
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("passes", justify="right", no_wrap=True)
     for name, run in suite_rows(out, results):
         cells = [run[split].get(role) for split in SPLITS for role in results["models"]]
-        shown = ["-" if cell is None else format_rate(cell) for cell in cells]
+        shown = ["-" if cell is None else _stacked(cell) for cell in cells]
         counts = dict.fromkeys(str(cell["n"]) for cell in cells if cell is not None)
-        spent = [f"{cell['passes']:.0f}" for cell in cells if cell and "passes" in cell]
-        table.add_row(name, *shown, "/".join(counts), "/".join(dict.fromkeys(spent)))
+        spent = max((cell["passes"] for cell in cells if cell and "passes" in cell), default=None)
+        table.add_row(name, *shown, "/".join(counts), "-" if spent is None else f"{spent:.0f}")
     (console or Console()).print(table)
+
+
+def _stacked(cell: Mapping[str, Any]) -> str:
+    """A rate with its interval below it: a terminal has no room for four of them in a line."""
+    if cell["value"] is None:
+        return "-"
+    value, low, high = (f"{100 * cell[key]:.0f}" for key in ("value", "low", "high"))
+    return f"{value}\n[dim]{low}-{high}[/dim]"
 
 
 def suite_rows(out: Path, results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -28,6 +28,7 @@ def write_report(
         title=config.title,
         command="python -m mmcb.evaluation",
         show_harmful=config.show_harmful,
+        num_hijacks=config.report_hijacks,
     )
     path = out / "report.html"
     write_atomic(path, page)

@@ -77,7 +77,7 @@ Group = Sequence[Shown]
 """Of one behavior: each model's answer, in the columns' order."""
 
 
-def hijack_cards(columns: Sequence[Column], *, show_harmful: bool, count: int = 8) -> list[Card]:
+def hijack_cards(columns: Sequence[Column], *, show_harmful: bool, count: int) -> list[Card]:
     """Cards of image hijacks: where a defence failed first, then the categories in turn."""
     groups = _groups(columns, lambda one: one.attack in ("image_hijack", "image_hijack_heldout"))
     failures = [

@@ -29,7 +29,12 @@ TEMPLATE = "report.html.j2"
 
 
 def render_page(
-    evaluations: Sequence[Evaluation], *, title: str, command: str, show_harmful: bool
+    evaluations: Sequence[Evaluation],
+    *,
+    title: str,
+    command: str,
+    show_harmful: bool,
+    num_hijacks: int = 8,
 ) -> str:
     """The page, as text.
 
@@ -38,6 +43,7 @@ def render_page(
         title: above the headline.
         command: what is writing it, for the foot.
         show_harmful: show harmful requests and answers instead of their length.
+        num_hijacks: how many image hijacks to show, with their pictures.
 
     Raises:
         MmcbError: the headline numbers are by different judges.
@@ -66,7 +72,7 @@ def render_page(
         "version": __version__,
         **_tables(columns, judges),
         **_charts(columns),
-        "hijacks": hijack_cards(columns, show_harmful=show_harmful),
+        "hijacks": hijack_cards(columns, show_harmful=show_harmful, count=num_hijacks),
         "text_sections": _text_sections(columns, show_harmful=show_harmful),
     }
     return _environment().get_template(TEMPLATE).render(context)
