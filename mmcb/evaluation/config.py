@@ -97,7 +97,7 @@ class EvaluationConfig(Config):
     """Show harmful answers in the report instead of their length and verdict."""
 
     report_hijacks: int = Field(default=8, ge=0)
-    """How many image hijacks the report shows, with their pictures (about 0.4 MB each)."""
+    """How many image hijacks the report shows, with their pictures."""
 
     harmbench_layout: bool = False
     """Also write the answers to attacks as HarmBench's tools read them, into harmbench/."""

@@ -38,22 +38,22 @@ def load(path: Path) -> Image.Image | None:
         return None
 
 
-def picture(image: Image.Image, *, note: str = "", nearest: bool = False) -> Picture:
-    """Put an image into the page, large ones smaller."""
+def picture(image: Image.Image, *, note: str = "", exact: bool = False) -> Picture:
+    """Put an image into the page, large ones smaller; to the last level if `exact`."""
     scale = MAX_SIDE / max(image.size)
     small = scale >= 1.5
     if scale < 1:
         size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        how = Image.Resampling.NEAREST if nearest else Image.Resampling.LANCZOS
+        how = Image.Resampling.NEAREST if exact else Image.Resampling.LANCZOS
         image = image.resize(size, how)
     buffer = io.BytesIO()
-    # A reduced photograph is for looking at only; a small image is shown to the last level.
-    if scale < 1 and not nearest:
-        image.save(buffer, "JPEG", quality=88)
-        kind = "jpeg"
-    else:
+    # For looking at: the files that models saw lie in the run, and noise as PNG is a heavy page.
+    if exact:
         image.save(buffer, "PNG", optimize=True)
         kind = "png"
+    else:
+        image.save(buffer, "JPEG", quality=88, subsampling=0)
+        kind = "jpeg"
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return Picture(f"data:image/{kind};base64,{data}", image.width, image.height, small, note)
 
@@ -71,4 +71,4 @@ def perturbation(clean: Image.Image, attacked: Image.Image) -> Picture | None:
     factor = max(1, 128 // largest) if largest else 1
     shown = np.clip(128 + factor * difference, 0, 255).astype(np.uint8)
     note = f"\u00d7\u00a0{factor} around grey, largest difference {largest}/255"
-    return picture(Image.fromarray(shown), note=note, nearest=True)
+    return picture(Image.fromarray(shown), note=note, exact=True)
