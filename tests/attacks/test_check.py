@@ -52,6 +52,15 @@ def test_a_strong_attack_raises_no_suspicion() -> None:
     assert "no defended model" in verdict(findings(alone))
 
 
+def test_a_flat_gradient_where_the_target_is_written_is_no_mask() -> None:
+    outcomes = sound()
+    solved = ((4.0, 1.0, *(0.001,) * 9),) * 4
+    flat = ((0.5, 0.5, *(0.0,) * 8, float("nan")),) * 4
+    changes = {"curves": solved, "norms": flat, "best": (0.001,) * 4, "reached": (True,) * 4}
+    outcomes["defended", "attack"] = replace(outcomes["defended", "attack"], **changes)
+    assert not failed(outcomes)
+
+
 @pytest.mark.parametrize(
     ("key", "changes", "name"),
     [

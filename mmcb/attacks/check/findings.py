@@ -7,6 +7,7 @@ beat the white-box attack, are there gradients at all?
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
@@ -18,6 +19,8 @@ NEARLY_ALL = 0.9
 """An unbounded attack on the base model should reach this share of the targets."""
 VANISHED = 1e-6
 """A gradient norm below this share of the base model's first ones is none."""
+SOLVED = 0.05
+"""A loss below which a flat gradient is success, and no sign of a mask."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,13 @@ class Outcome:
         """Median gradient norm."""
         norms = [norm for row in self.norms for norm in row if norm == norm]
         return median(norms) if norms else 0.0
+
+    def norms_before(self, solved: float) -> list[float]:
+        """Norms of the gradients at iterates whose loss is at least `solved`."""
+        pairs = (zip(*rows, strict=False) for rows in zip(self.curves, self.norms, strict=True))
+        return [
+            norm for row in pairs for loss, norm in row if loss >= solved and not math.isnan(norm)
+        ]
 
     @property
     def first_norm(self) -> float:
@@ -127,7 +137,7 @@ def _of_both(outcomes: Outcomes) -> list[Finding]:
     base, restart = outcomes["base", "attack"], outcomes["defended", "restart"]
     wins = sum(theirs < ours for ours, theirs in zip(attack.best, transfer.best, strict=True))
     rows = len(attack.best)
-    norms = [norm for row in attack.norms for norm in row if norm == norm]
+    norms = attack.norms_before(SOLVED)
     steps, dead = len(norms), sum(norm < VANISHED * base.first_norm for norm in norms)
     return [
         Finding(
@@ -142,7 +152,7 @@ def _of_both(outcomes: Outcomes) -> list[Finding]:
             dead <= 0.1 * steps,
             "masking",
             f"first norms {attack.first_norm:.3g} (base {base.first_norm:.3g}), median of all "
-            f"{attack.norm:.3g}; {dead} of {steps} vanished",
+            f"{attack.norm:.3g}; {dead} of {steps} vanished before the loss was below {SOLVED}",
         ),
         Finding(
             "defended: a random start changes little",
