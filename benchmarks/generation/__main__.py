@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,7 @@ def _in_process(
 
 
 def _differences(
-    config: BenchmarkConfig, measured: dict[str, dict[str, Any]], scenes: Path
+    config: BenchmarkConfig, measured: Mapping[EngineName, dict[str, Any]], scenes: Path
 ) -> dict[str, list[Any]]:
     """Where an engine's captions are not those of the first, and by what gap."""
     from benchmarks.generation.agreement import difference
@@ -156,7 +157,7 @@ def _differences(
     return found
 
 
-def _table(measured: dict[str, dict[str, Any]], differing: dict[str, list[Any]]) -> str:
+def _table(measured: Mapping[EngineName, dict[str, Any]], differing: dict[str, list[Any]]) -> str:
     """A Markdown table, as benchmarks/results keeps it."""
     lines = [
         "| engine | start, s | captions | s | CPU s | captions/s | captions/CPU s "
@@ -177,7 +178,7 @@ def _table(measured: dict[str, dict[str, Any]], differing: dict[str, list[Any]])
     return "\n".join(lines)
 
 
-def _rates(measured: dict[str, dict[str, Any]], seconds: str) -> dict[str, float]:
+def _rates(measured: Mapping[EngineName, dict[str, Any]], seconds: str) -> dict[str, float]:
     """Captions a second, of the clock (`seconds`) or of the cores (`cpu_seconds`)."""
     return {name: round(row["captions"] / row[seconds], 2) for name, row in measured.items()}
 

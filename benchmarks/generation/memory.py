@@ -56,7 +56,8 @@ def repeat_scenes(world: Path, root: Path, count: int) -> None:
     objects: dict[int, list[dict[str, object]]] = {}
     for entry in content["annotations"]:
         objects.setdefault(entry["image_id"], []).append(entry)
-    images, annotations = [], []
+    images: list[dict[str, object]] = []
+    annotations: list[dict[str, object]] = []
     for number in range(1, count + 1):
         scene = content["images"][number % len(content["images"])]
         name = f"{number:012d}{Path(scene['file_name']).suffix}"

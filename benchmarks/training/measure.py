@@ -105,7 +105,7 @@ def _run_ours(job: Job, loaded: Any, recipe: Recipe, encoded: ExampleSet) -> dic
         rows = trainer.run(Path(folder) / "checkpoint.safetensors", every=every)
         found = _timed(job, recipe, encoded, lambda step: next(rows))
         timed = range(job.warmup + 1, job.warmup + job.steps + 1)
-        passes = [batch for step in timed for _, batch in trainer.stepper.passes(step)]
+        passes = [batch for step in timed for _, batch in trainer.stepper.prepare(step).passes]
         return found | {"padded": sum(b.input_ids.numel() for b in passes) / job.steps}
 
 

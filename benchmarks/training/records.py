@@ -78,7 +78,7 @@ def _examples(kind: Any, conversations: Sequence[Turns]) -> Iterator[Example]:
             category="benchmark" if kind == "circuit_breaker" else None,
             split="train",
             image=None,
-            messages=tuple(Message(role=role, content=text) for role, text in turns),  # type: ignore[arg-type]
+            messages=tuple(Message(role=role, content=text) for role, text in turns),
             provenance=Provenance(generator="public data"),
         )
 
