@@ -76,6 +76,8 @@ def generate_missing(
     A model is loaded only if it has work, and one at a time. Killed at any moment, at most one
     batch is lost, and the same call goes on.
     """
+    with RecordWriter(generations_path):
+        pass  # cuts off a line that a kill tore: whoever reads the answers finds whole lines
     done = existing_ids(generations_path)
     total = 0
     for role in plan.fingerprints:
@@ -115,7 +117,6 @@ def _generate_role(
 
 
 def request_of(attempt: Attempt, attempts_path: Path) -> Request:
-    """The request that puts an attempt to a model; its files are relative to `attempts_path`."""
     """The request that puts an attempt to a model; its files are relative to `attempts_path`."""
     image = None if attempt.image is None else resolve_image(attempts_path, attempt.image)
     message = Message(role="user", content=attempt.prompt)

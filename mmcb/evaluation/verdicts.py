@@ -72,6 +72,8 @@ def judge_missing(
     make_judge: Callable[[str], Judge] = load_judge,
 ) -> int:
     """Ask each judge about each item it has not ruled on; the number of new verdicts."""
+    with RecordWriter(verdicts_path):
+        pass  # cuts off a line that a kill tore
     done = existing_ids(verdicts_path)
     work = _pending(items, harm_judges, done)
     total = sum(len(pending) for pending in work.values())
