@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmcb.config import Config
 from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerator
 from mmcb.log import get_logger, progress
 from mmcb.records import Attempt, Generation, Message, Provenance
@@ -20,6 +21,11 @@ GeneratorFactory = Callable[[str], TextGenerator]
 """Makes the generator of a role ("base" or "defended"); called only if the role has work."""
 
 _log = get_logger(__name__)
+
+
+def sampling_of(config: Config) -> Sampling:
+    """The decoding of a command whose settings have `Sampling`'s fields among their own."""
+    return Sampling.model_validate(config.model_dump(include=set(Sampling.model_fields)))
 
 
 @dataclass(frozen=True, slots=True)

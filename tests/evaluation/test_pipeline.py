@@ -11,6 +11,7 @@ from mmcb.evaluation.pipeline import evaluate
 from mmcb.evaluation.quick import evaluate_training_run
 from mmcb.evaluation.summarize import TEXT_ATTACKS
 from mmcb.evaluation.table import print_table
+from mmcb.generation.config import EngineConfig
 from mmcb.records import Attempt, Behavior
 from mmcb.store import read_records, replace_records, write_atomic
 from tests.evaluation.world import FakeGenerator, make_judge, make_world
@@ -271,3 +272,15 @@ def test_cases_of_other_behaviors_are_refused(world: EvaluationConfig, tmp_path:
     cases.write_text(json.dumps({"someone-else": ["zorch"]}))
     with pytest.raises(MmcbError, match=r"cases\.json: none of its 1 behaviors is in"):
         run(world.model_copy(update={"cases": (cases,)}))
+
+
+def test_another_engine_or_precision_answers_anew(world: EvaluationConfig) -> None:
+    first, log = run(world, report=False)
+    answered = len(log)
+    engine = EngineConfig(dtype="bfloat16")
+    second, log = run(world.model_copy(update={"engine": engine}), report=False)
+    assert len(log) == answered
+    assert first["settings"]["weights"] != second["settings"]["weights"]
+    again, log = run(world, report=False)
+    assert not log
+    assert again["models"] == first["models"]
