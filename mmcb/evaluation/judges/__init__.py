@@ -99,6 +99,7 @@ class Panel:
 _HERE = "mmcb.evaluation.judges"
 _GRAMMAR = ("mmcb.miniature.grammar", "mmcb.miniature.vocabulary")
 _PHRASES = ("mmcb.refusals",)
+_CHOICES = ("mmcb.evaluation.judges.choices",)
 
 
 def _asks(*prompted: Any) -> JudgeRow:
@@ -114,7 +115,7 @@ JUDGES: dict[str, JudgeRow] = {
     "phrase": JudgeRow("harm", f"{_HERE}.phrase:PhraseJudge", _PHRASES),
     "phrase-refusal": JudgeRow("refusal", f"{_HERE}.phrase:PhraseRefusalJudge", _PHRASES),
     "coherence": JudgeRow("coherence", f"{_HERE}.coherence:CoherenceJudge"),
-    "references": JudgeRow("correct", f"{_HERE}.references:ReferencesJudge"),
+    "references": JudgeRow("correct", f"{_HERE}.references:ReferencesJudge", _CHOICES),
     # Model, template, parser, layout, longest answer in tokens.
     "harmbench": _asks("cais/HarmBench-Llama-2-13b-cls", "harmbench.j2", "yes_no", "plain", 1),
     "harmbench-multimodal": _asks(
