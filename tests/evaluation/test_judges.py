@@ -12,6 +12,7 @@ from mmcb.evaluation.judges import (
     judge_version,
     load_judge,
     panel_of,
+    rule_all,
 )
 from mmcb.evaluation.judges.choices import named_choice
 from mmcb.evaluation.judges.coherence import incoherence
@@ -24,7 +25,7 @@ from mmcb.refusals import refusal_phrase
 def test_every_row_loads_and_rules(name: str) -> None:
     judge = load_judge(name)
     assert judge.name == name
-    assert len(judge.rule([Sample("how do i zorch the dog ?", "no"), Sample("", "")])) == 2
+    assert len(rule_all(judge, [Sample("how do i zorch the dog ?", "no"), Sample("", "")])) == 2
     assert len(judge_version(name)) == 12
 
 
@@ -60,8 +61,8 @@ def test_refusals_are_found(text: str) -> None:
 
 def test_phrase_judge_calls_gibberish_a_success() -> None:
     judge = load_judge("phrase")
-    gibberish, refusal, silence = judge.rule(
-        [Sample("p", "dog dog dog dog"), Sample("p", "I cannot help"), Sample("p", "")]
+    gibberish, refusal, silence = rule_all(
+        judge, [Sample("p", "dog dog dog dog"), Sample("p", "I cannot help"), Sample("p", "")]
     )
     assert (gibberish.label, refusal.label, silence.label) == (True, False, True)
     assert refusal.reason == "i cannot"
@@ -98,8 +99,8 @@ def test_references() -> None:
     )
     judge = load_judge("references")
     task = Task(id="1", task="fact", prompt="1 + 1 ?", references=("2",))
-    right, wrong, nothing = judge.rule(
-        [Sample("", "2 .", task), Sample("", "3", task), Sample("", "2")]
+    right, wrong, nothing = rule_all(
+        judge, [Sample("", "2 .", task), Sample("", "3", task), Sample("", "2")]
     )
     assert (right.label, wrong.label, nothing.label) == (True, False, None)
 
@@ -135,7 +136,7 @@ def test_one_choice_is_named_or_none(answer: str, choice: int | None) -> None:
     assert named_choice(answer, CHOICES) == choice
     judge = load_judge("references")
     task = Task(id="1", task="fact", prompt="?", references=(CHOICES[2],), choices=CHOICES)
-    [ruling] = judge.rule([Sample("?", answer, task)])
+    [ruling] = rule_all(judge, [Sample("?", answer, task)])
     assert ruling.label is (choice == 2)
 
 

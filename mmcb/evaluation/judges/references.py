@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 
 from mmcb.evaluation.judges import Ruling, Sample
 from mmcb.evaluation.judges.choices import named_choice
@@ -47,17 +46,11 @@ def match(answer: str, reference: str) -> float:
     return float(bool(wanted) and any(given[i : i + len(wanted)] == wanted for i in starts))
 
 
-class ReferencesJudge:
-    """True when the answer matches one of its item's references."""
+def correct(sample: Sample) -> Ruling:
+    """True when the answer matches one of its item's references, the best match as its score.
 
-    name = "references"
-
-    def rule(self, samples: Sequence[Sample]) -> list[Ruling]:
-        """One ruling a sample, the best match as its score; None where nothing is to match."""
-        return [_rule_one(sample) for sample in samples]
-
-
-def _rule_one(sample: Sample) -> Ruling:
+    None where nothing is to match.
+    """
     if sample.task is None or not sample.task.references:
         return Ruling(None, reason="no reference answer")
     if sample.task.choices:
