@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mmcb.attacks.static import read_cases, repeated
 from mmcb.errors import MmcbError
-from mmcb.evaluation.capability import task_attempts, without_images
+from mmcb.evaluation.capability import task_attempts
 from mmcb.evaluation.config import EvaluationConfig
 from mmcb.evaluation.words import made_of_words
 from mmcb.generation.factory import named_family
@@ -139,7 +139,7 @@ def _add_tasks(
     text_only: bool,
 ) -> None:
     tasks = _read(path, Task, None)
-    kept = without_images(tasks) if text_only else tasks
+    kept = [task for task in tasks if task.image is None or not text_only]
     _skip(inputs, "tasks with an image, for a text-only model", len(tasks) - len(kept))
     if config.limit is not None:
         kept = _first_of_each(kept, config.limit)
@@ -147,7 +147,7 @@ def _add_tasks(
     for role in roles:
         inputs.attempts += task_attempts(
             kept,
-            model="base" if role == "base" else "defended",
+            model=role,
             tasks_path=path,
             attempts_path=attempts_path,
         )
