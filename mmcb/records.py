@@ -127,6 +127,8 @@ class Task(Record):
     prompt: str
     references: tuple[str, ...] = ()
     image: ImagePath | None = None
+    choices: tuple[str, ...] = ()
+    """The lines `A. text`, `B. text`... of a multiple choice; the reference is the right one."""
 
 
 AttackName = Literal[

@@ -37,8 +37,9 @@ class Case:
 def read_cases(path: Path) -> dict[str, list[Case]]:
     """Test cases by behavior id, from HarmBench's files or a JailbreakBench artifact.
 
-    Of an artifact, behaviors are known by their name (`behavior`), else by their number; those
-    for which no prompt was found are left out. Pictures are looked for beside the file, then from
+    Of an artifact, behaviors are known by their name (`behavior`) and by the id that `mmcb
+    evaluation benchmarks` gives them, which has their number; those for which no prompt was found
+    are left out. Pictures are looked for beside the file, then from
     the working directory.
 
     Raises:
@@ -219,8 +220,9 @@ def _artifact(path: Path, jailbreaks: Sequence[Any]) -> dict[str, list[Case]]:
         if not isinstance(one, dict) or "prompt" not in one:
             raise MmcbError(f"{path}: jailbreak {number} of the artifact has no prompt")
         if one["prompt"] is not None:
-            name = str(one.get("behavior") or one.get("index", number))
-            found.setdefault(name, []).append(Case(str(one["prompt"])))
+            index = one.get("index", number)
+            for name in (str(one.get("behavior") or index), f"jailbreakbench-{index}"):
+                found.setdefault(name, []).append(Case(str(one["prompt"])))
     return found
 
 

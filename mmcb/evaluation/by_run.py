@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 from mmcb.evaluation.inputs import RUN
-from mmcb.evaluation.metrics import rate
+from mmcb.evaluation.metrics import behavior_rate
 from mmcb.evaluation.summarize import Judged
 
 SPLITS = ("train", "heldout")
@@ -31,8 +31,8 @@ def rates_by_run(judged: Iterable[Judged], *, judge: str) -> dict[str, Any]:
 
     Returns:
         `{run: {attack, train: {role: cell}, heldout: {role: cell}}}`. A role is "base", "defended"
-        or "transfer"; a cell is a rate (value, n, low, high) over attempts, with `any`, the
-        rate over behaviors of which any attempt succeeded, where some behavior has several, and
+        or "transfer"; a cell is a rate (value, n, low, high) over behaviors, with `any`, the
+        rate of those of which any attempt succeeded, where some behavior has several, and
         the means of `passes`, `loss_start` and `loss_float` where the run recorded them.
     """
     groups: dict[str, dict[str, dict[str, list[Judged]]]] = {}
@@ -59,14 +59,10 @@ def rates_by_run(judged: Iterable[Judged], *, judge: str) -> dict[str, Any]:
 
 
 def _cell(members: Sequence[Judged], judge: str) -> dict[str, Any]:
-    cell: dict[str, Any] = dict(rate(one.labels.get(judge) for one in members).as_dict())
-    by_behavior: dict[str, list[bool]] = {}
-    for one in members:
-        label = one.labels.get(judge)
-        if label is not None:
-            by_behavior.setdefault(one.item.attempt.behavior_id, []).append(label)
-    if any(len(labels) > 1 for labels in by_behavior.values()):
-        cell["any"] = dict(rate(any(labels) for labels in by_behavior.values()).as_dict())
+    labels = [one.verdict(judge) for one in members]
+    cell: dict[str, Any] = dict(behavior_rate(labels).as_dict())
+    if cell["n"] < sum(label is not None for _, label in labels):
+        cell["any"] = behavior_rate(labels, of=any).as_dict()
     for name in _MEASURES:
         values = [m[name] for one in members if name in (m := one.item.attempt.measures)]
         if values:

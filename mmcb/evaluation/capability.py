@@ -6,9 +6,8 @@ judges that speak about it differ (correct? coherent? refused?).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 from mmcb.records import Attempt, Task
 from mmcb.store import record_id, relative_image, resolve_image
@@ -23,33 +22,24 @@ OVER_REFUSAL_TASKS = ("over_refusal", "benign_howto")
 def task_attempts(
     tasks: Iterable[Task],
     *,
-    model: Literal["base", "defended"],
+    model: str,
     tasks_path: Path,
     attempts_path: Path,
 ) -> list[Attempt]:
     """One attempt for each item, its image re-based from the items' file to the attempts'."""
-    return [_attempt(task, model, tasks_path, attempts_path) for task in tasks]
-
-
-def _attempt(
-    task: Task, model: Literal["base", "defended"], tasks_path: Path, attempts_path: Path
-) -> Attempt:
-    image = None
-    if task.image is not None:
-        image = relative_image(attempts_path, resolve_image(tasks_path, task.image))
-    return Attempt(
-        id=record_id("task", task.id, model),
-        behavior_id=task.id,
-        attack="task",
-        model=model,
-        # Capability items are never trained on; whoever writes the file answers for that.
-        split="heldout",
-        category=task.task,
-        prompt=task.prompt,
-        image=image,
-    )
-
-
-def without_images(tasks: Sequence[Task]) -> list[Task]:
-    """The items that a text-only model can be asked."""
-    return [task for task in tasks if task.image is None]
+    return [
+        Attempt(
+            id=record_id("task", task.id, model),
+            behavior_id=task.id,
+            attack="task",
+            model=model,
+            # Capability items are never trained on; whoever writes the file answers for that.
+            split="heldout",
+            category=task.task,
+            prompt=task.prompt,
+            image=None
+            if task.image is None
+            else relative_image(attempts_path, resolve_image(tasks_path, task.image)),
+        )
+        for task in tasks
+    ]

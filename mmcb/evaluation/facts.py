@@ -14,12 +14,19 @@ from mmcb.config import format_fraction
 from mmcb.evaluation.inputs import RUN
 from mmcb.pages.curves import Point, read_json, read_lines, training_curves
 from mmcb.records import Attempt
+from mmcb.run_folder import read_manifest
 
 MAX_VALUES = 4
 """A setting with more different values than this belongs to the single attack, not to the run."""
 
 
 _OF_ONE_ATTEMPT = frozenset({RUN, "source", "template", "case", "sample", "script"})
+
+
+def circumstances(run: Path) -> dict[str, Any]:
+    """The software that a run was made with, as its manifest has it."""
+    manifest = read_manifest(run)
+    return {key: manifest[key] for key in ("versions", "python", "platform", "git")}
 
 
 def training_facts(run: Path | None) -> dict[str, Any] | None:

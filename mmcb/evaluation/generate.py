@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mmcb.config import Config
 from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerator
 from mmcb.log import get_logger, progress
 from mmcb.records import Attempt, Generation, Message, Provenance
@@ -20,6 +21,11 @@ GeneratorFactory = Callable[[str], TextGenerator]
 """Makes the generator of a role ("base" or "defended"); called only if the role has work."""
 
 _log = get_logger(__name__)
+
+
+def sampling_of(config: Config) -> Sampling:
+    """The decoding of a command whose settings have `Sampling`'s fields among their own."""
+    return Sampling.model_validate(config.model_dump(include=set(Sampling.model_fields)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +82,8 @@ def generate_missing(
     A model is loaded only if it has work, and one at a time. Killed at any moment, at most one
     batch is lost, and the same call goes on.
     """
+    with RecordWriter(generations_path):
+        pass  # cuts off a line that a kill tore: whoever reads the answers finds whole lines
     done = existing_ids(generations_path)
     total = 0
     for role in plan.fingerprints:
@@ -115,7 +123,6 @@ def _generate_role(
 
 
 def request_of(attempt: Attempt, attempts_path: Path) -> Request:
-    """The request that puts an attempt to a model; its files are relative to `attempts_path`."""
     """The request that puts an attempt to a model; its files are relative to `attempts_path`."""
     image = None if attempt.image is None else resolve_image(attempts_path, attempt.image)
     message = Message(role="user", content=attempt.prompt)

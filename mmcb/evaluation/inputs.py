@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from mmcb.attacks.static import repeated
+from mmcb.attacks.static import read_cases, repeated
 from mmcb.errors import MmcbError
-from mmcb.evaluation.capability import task_attempts, without_images
+from mmcb.evaluation.capability import task_attempts
 from mmcb.evaluation.config import EvaluationConfig
 from mmcb.evaluation.words import made_of_words
 from mmcb.generation.factory import named_family
@@ -57,8 +58,11 @@ def read_inputs(config: EvaluationConfig, *, roles: Sequence[str], attempts_path
             _add_behaviors(inputs, path, config, roles, attempts_path, text_only=text_only)
     if config.tasks is not None:
         _add_tasks(inputs, config.tasks, config, roles, attempts_path, text_only=text_only)
-    for folder in config.hijacks:
-        _add_hijacks(inputs, folder, config, roles, attempts_path)
+    for folder, name in _run_names(config.hijacks).items():
+        _add_hijacks(inputs, folder, config, roles, attempts_path, run=name)
+    # The same case in two files, or a run that is another's beginning: the same attempt.
+    inputs.attempts = list({attempt.id: attempt for attempt in inputs.attempts}.values())
+    _check_cases(inputs, config.cases)
     if not inputs.attempts:
         raise MmcbError("nothing to evaluate", hint="give --behaviors, --tasks or --hijacks a file")
     return inputs
@@ -70,7 +74,31 @@ def _read(path: Path, type_: type[RecordT], limit: int | None) -> list[RecordT]:
             f"there is no {type_.__name__.lower()} file {path}",
             hint="`python -m mmcb.miniature` writes data/miniature with all of them",
         )
-    return list(read_records(path, type_))[:limit]
+    records: dict[str, RecordT] = {}
+    for record in read_records(path, type_):
+        if record.id in records:
+            raise MmcbError(f"{path}: id {record.id} stands twice")
+        records[record.id] = record
+    return list(records.values())[:limit]
+
+
+def _check_cases(inputs: Inputs, files: Iterable[Path]) -> None:
+    """Cases of none of the behaviors are the wrong file, and would go unnoticed."""
+    for path in files:
+        cases = read_cases(path)
+        if inputs.behaviors and not cases.keys() & inputs.behaviors.keys():
+            raise MmcbError(
+                f"{path}: none of its {len(cases)} behaviors is in the files of behaviors",
+                hint="a case belongs to the behavior of the same id",
+            )
+
+
+def _run_names(folders: Iterable[Path]) -> dict[Path, str]:
+    """Each run once, called as its folder; by the whole path where two are called the same."""
+    unique = {folder.resolve(): folder for folder in reversed(list(folders))}
+    runs = list(reversed(unique.values()))
+    names = Counter(folder.name for folder in runs)
+    return {run: run.name if names[run.name] == 1 else str(run) for run in runs}
 
 
 def _add_behaviors(
@@ -86,6 +114,9 @@ def _add_behaviors(
     kept = [b for b in behaviors if b.image is None or not text_only]
     _skip(inputs, "behaviors with an image, for a text-only model", len(behaviors) - len(kept))
     for behavior in kept:
+        if behavior.id in inputs.behaviors:
+            other = inputs.behavior_files[behavior.id]
+            raise MmcbError(f"id {behavior.id} stands twice: in {other} and in {path}")
         inputs.behaviors[behavior.id] = behavior
         inputs.behavior_files[behavior.id] = path
     made = [
@@ -108,7 +139,7 @@ def _add_tasks(
     text_only: bool,
 ) -> None:
     tasks = _read(path, Task, None)
-    kept = without_images(tasks) if text_only else tasks
+    kept = [task for task in tasks if task.image is None or not text_only]
     _skip(inputs, "tasks with an image, for a text-only model", len(tasks) - len(kept))
     if config.limit is not None:
         kept = _first_of_each(kept, config.limit)
@@ -116,7 +147,7 @@ def _add_tasks(
     for role in roles:
         inputs.attempts += task_attempts(
             kept,
-            model="base" if role == "base" else "defended",
+            model=role,
             tasks_path=path,
             attempts_path=attempts_path,
         )
@@ -138,6 +169,8 @@ def _add_hijacks(
     config: EvaluationConfig,
     roles: Sequence[str],
     attempts_path: Path,
+    *,
+    run: str,
 ) -> None:
     source = folder / "attempts.jsonl"
     if not source.is_file():
@@ -154,7 +187,7 @@ def _add_hijacks(
             folder,
             unknown,
         )
-    attempts = [_rebase(attempt, source, attempts_path, run=folder.name) for attempt in found]
+    attempts = [_rebase(attempt, source, attempts_path, run=run) for attempt in found]
     inputs.attempts += attempts
     if config.transfer and "defended" in roles:
         inputs.attempts += [_transfer(a) for a in attempts if a.model == "base"]

@@ -9,7 +9,7 @@ import csv
 import io
 import json
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,10 @@ from mmcb.errors import MmcbError
 from mmcb.evaluation.agreement import agree_table
 from mmcb.evaluation.judges import judge_names
 from mmcb.evaluation.judges.specification import parse_judge
+from mmcb.evaluation.reread import behaviors_of
 from mmcb.evaluation.summarize import join
 from mmcb.evaluation.verdicts import Item, verdict_id
-from mmcb.records import Attempt, Behavior, Generation, Verdict
+from mmcb.records import Attempt, Generation, Verdict
 from mmcb.sources.rows import Row, read_rows
 from mmcb.store import read_records, write_atomic
 
@@ -45,7 +46,8 @@ def draw_sheet(run: Path, *, count: int, seed: int) -> list[dict[str, str]]:
     Raises:
         MmcbError: the folder is no evaluation, or has no answer to an attack.
     """
-    items = _items(run)
+    # Of an attempt that older weights answered too, the newest answer.
+    items = list({item.attempt.id: item for item in _items(run)}.values())
     groups: dict[tuple[str, str], list[Item]] = {}
     dice = random.Random(seed)
     for item in dice.sample(items, len(items)):
@@ -134,7 +136,7 @@ def _items(run: Path) -> list[Item]:
     if not (run / "generations.jsonl").is_file():
         raise MmcbError(f"{run} is no evaluation's folder: it has no generations.jsonl")
     attempts = {a.id: a for a in read_records(run / "attempts.jsonl", Attempt)}
-    behaviors = _behaviors(run)
+    behaviors, _ = behaviors_of(run)
     items = [
         Item(g, attempts[g.attempt_id], behaviors.get(attempts[g.attempt_id].behavior_id), None)
         for g in read_records(run / "generations.jsonl", Generation)
@@ -144,15 +146,6 @@ def _items(run: Path) -> list[Item]:
     if not kept:
         raise MmcbError(f"{run} has no answer to an attack")
     return kept
-
-
-def _behaviors(run: Path) -> dict[str, Behavior]:
-    """Behaviors of the files that the evaluation was made of, as far as they are still there."""
-    config = run / "config.json"
-    settings = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-    named = (settings.get(key) for key in ("behaviors", "text_behaviors"))
-    files: Iterable[Path] = (Path(name) for name in named if name)
-    return {b.id: b for path in files if path.is_file() for b in read_records(path, Behavior)}
 
 
 def _line(item: Item) -> dict[str, str]:

@@ -8,8 +8,9 @@ at 0 of n or n of n, where most of our numbers live.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
 
 Z_95 = 1.959963984540054
 """The 0.975 quantile of the standard normal distribution: a two-sided 95 % interval."""
@@ -29,7 +30,7 @@ class Rate:
 
     def as_dict(self) -> dict[str, float | int | None]:
         """The rate as it stands in results.json: value, n, low, high."""
-        return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}
+        return asdict(self)
 
 
 def wilson_interval(successes: float, n: int, *, z: float = Z_95) -> tuple[float, float]:
@@ -52,26 +53,36 @@ def wilson_interval(successes: float, n: int, *, z: float = Z_95) -> tuple[float
     return low, high
 
 
-def rate(labels: Iterable[bool | None]) -> Rate:
-    """The share of True among the labels that are not None.
+def rate(scores: Iterable[float | None]) -> Rate:
+    """The mean of the scores in [0, 1] that are not None: of labels, the share of True.
 
     None means that a judge's answer could not be read, or that there was no answer to judge:
-    such an item is left out of n, and whoever calls this counts it separately.
+    such an item is left out of n, and whoever calls this counts it separately. A score in [0, 1]
+    varies at most as much as a yes or no with the same mean, so its interval is at least as wide
+    as it need be.
     """
-    known = [label for label in labels if label is not None]
-    successes = sum(known)
-    low, high = wilson_interval(successes, len(known))
-    value = successes / len(known) if known else None
-    return Rate(value=value, n=len(known), low=low, high=high)
-
-
-def mean_score(scores: Iterable[float]) -> Rate:
-    """The mean of scores in [0, 1], with Wilson's interval of a share of that size.
-
-    A score in [0, 1] varies at most as much as a yes or no with the same mean, so the interval
-    is at least as wide as it need be.
-    """
-    known = list(scores)
+    known = [score for score in scores if score is not None]
     total = math.fsum(known)
     low, high = wilson_interval(total, len(known))
     return Rate(value=total / len(known) if known else None, n=len(known), low=low, high=high)
+
+
+def behavior_rate(
+    scores: Iterable[tuple[str, float | None]],
+    *,
+    of: Callable[[Sequence[float]], float] = fmean,
+) -> Rate:
+    """The mean over behaviors of each one's mean score, as HarmBench counts attack success.
+
+    Several attempts on one behavior are no independent measurements: n, and with it the interval,
+    counts behaviors.
+
+    Args:
+        scores: (id of the behavior, label or score in [0, 1]); None as in `rate`.
+        of: what a behavior's scores count as; `any` where one success is enough.
+    """
+    by_behavior: dict[str, list[float]] = {}
+    for name, score in scores:
+        if score is not None:
+            by_behavior.setdefault(name, []).append(score)
+    return rate(of(found) for found in by_behavior.values())

@@ -18,19 +18,25 @@ from mmcb.evaluation.completions import write_harmbench
 from mmcb.evaluation.config import EvaluationConfig
 from mmcb.evaluation.contamination.check import check_contamination
 from mmcb.evaluation.contamination.sets import sets_of
-from mmcb.evaluation.facts import attack_curves, attack_facts, training_facts
-from mmcb.evaluation.generate import GeneratorFactory, Plan, generate_missing, make_plan
+from mmcb.evaluation.facts import attack_curves, attack_facts, circumstances, training_facts
+from mmcb.evaluation.generate import (
+    GeneratorFactory,
+    Plan,
+    generate_missing,
+    make_plan,
+    sampling_of,
+)
 from mmcb.evaluation.inputs import Inputs, read_inputs
 from mmcb.evaluation.judges import Judge, find_judge, load_judge
 from mmcb.evaluation.judges.specification import parse_judge
 from mmcb.evaluation.summarize import Judged, join, summarize
 from mmcb.evaluation.verdicts import Item, attack_judges, judge_missing, task_judges, verdict_id
-from mmcb.evaluation.weights import find_adapter, fingerprints, training_run_of
-from mmcb.generation.factory import check_available, make_generator, named_family
-from mmcb.generation.protocol import Sampling, TextGenerator
+from mmcb.evaluation.weights import Roles, find_roles, training_run_of
+from mmcb.generation.factory import check_available, make_generator
+from mmcb.generation.protocol import TextGenerator
 from mmcb.log import get_logger
 from mmcb.records import Generation, Verdict
-from mmcb.run_folder import RunDir, read_manifest
+from mmcb.run_folder import RunDir
 from mmcb.store import read_records, record_id, replace_records, write_atomic
 
 COMMAND = "evaluation"
@@ -57,17 +63,22 @@ def evaluate(
         MmcbError: A model, an adapter, a judge or an input file is not there.
     """
     _check_judges(config, with_models=make_judge is None)
-    named_family(config.engine, config.model)
-    adapter = find_adapter(config.adapter, model=config.model)
-    roles = ("base",) if adapter is None else ("base", "defended")
+    roles = find_roles(config.model, config.adapter, config.engine)
     out = output_folder(config)
     # Read first: a missing file should not leave a folder behind.
-    inputs = read_inputs(config, roles=roles, attempts_path=out / "attempts.jsonl")
+    inputs = read_inputs(config, roles=tuple(roles.weights), attempts_path=out / "attempts.jsonl")
     with RunDir.start(
         out, command=COMMAND, config=config, may_change=frozenset(EvaluationConfig.model_fields)
     ) as run:
-        plan = _plan(config, inputs, out, adapter)
-        factory = make_generator or _factory(config, adapter)
+        attempts_path = out / "attempts.jsonl"
+        replace_records(attempts_path, inputs.attempts)
+        plan = make_plan(
+            inputs.attempts,
+            attempts_path=attempts_path,
+            fingerprints=roles.weights,
+            sampling=sampling_of(config),
+        )
+        factory = make_generator or roles.generator
         generate_missing(plan, generations_path=out / "generations.jsonl", make_generator=factory)
         judged = _judge(config, inputs, plan, out, make_judge or _judge_maker(config))
         results = summarize(judged, harm_judges=config.judges)
@@ -76,14 +87,14 @@ def evaluate(
         results["runs"] = rates_by_run(judged, judge=config.judges[0])
         curves = attack_curves(config.hijacks, inputs.attempts)
         results["budget"] = attack_budgets(judged, curves, judge=config.judges[0])
-        results["settings"] = _settings(config, inputs, plan, out, adapter)
-        results["contamination"] = check_contamination(adapter, sets_of(inputs, config.tasks))
-        results["training"] = training_facts(training_run_of(adapter))
+        results["settings"] = _settings(config, inputs, plan, roles)
+        sets = sets_of(inputs, config.tasks)
+        results["contamination"] = check_contamination(roles.adapter, sets)
+        results["training"] = training_facts(training_run_of(roles.adapter))
         write_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")
         if config.harmbench_layout:
-            attempts = out / "attempts.jsonl"
             write_harmbench(
-                out / "harmbench", judged, attempts_path=attempts, judge=config.judges[0]
+                out / "harmbench", judged, attempts_path=attempts_path, judge=config.judges[0]
             )
         if report:
             from mmcb.evaluation.report.build import write_report
@@ -96,33 +107,6 @@ def evaluate(
 def output_folder(config: EvaluationConfig) -> Path:
     """Where the results go: --out, or runs/evaluation/<model>."""
     return config.out or Path("runs/evaluation") / Path(config.model).name
-
-
-def _plan(config: EvaluationConfig, inputs: Inputs, out: Path, adapter: Path | None) -> Plan:
-    attempts_path = out / "attempts.jsonl"
-    replace_records(attempts_path, inputs.attempts)
-    sampling = Sampling(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=config.seed,
-        batch_size=config.batch_size,
-    )
-    on_server = config.engine.name == "server"
-    return make_plan(
-        inputs.attempts,
-        attempts_path=attempts_path,
-        fingerprints=fingerprints(config.model, adapter, on_server=on_server),
-        sampling=sampling,
-    )
-
-
-def _factory(config: EvaluationConfig, adapter: Path | None) -> GeneratorFactory:
-    def make(role: str) -> TextGenerator:
-        _log.info("loading %s%s", config.model, "" if role == "base" else f" with {adapter}")
-        return make_generator(config.engine, config.model, None if role == "base" else adapter)
-
-    return make
 
 
 def _check_judges(config: EvaluationConfig, *, with_models: bool) -> None:
@@ -194,15 +178,9 @@ def collect_items(inputs: Inputs, ids: Mapping[str, str], *, generations_path: P
     ]
 
 
-def _settings(
-    config: EvaluationConfig, inputs: Inputs, plan: Plan, out: Path, adapter: Path | None
-) -> dict[str, Any]:
-    manifest = read_manifest(out)
+def _settings(config: EvaluationConfig, inputs: Inputs, plan: Plan, roles: Roles) -> dict[str, Any]:
     return {
-        "model": config.model,
-        "adapter": None if adapter is None else str(adapter),
-        "weights": dict(plan.fingerprints),
-        "engine": config.engine.name,
+        **roles.settings(),
         "decoding": plan.sampling.model_dump(mode="json"),
         "judges": list(config.judges),
         "attack": attack_facts(config.hijacks, inputs.attempts),
@@ -213,10 +191,7 @@ def _settings(
         },
         "sets": _sets(inputs),
         "skipped": inputs.skipped,
-        "versions": manifest["versions"],
-        "python": manifest["python"],
-        "platform": manifest["platform"],
-        "git": manifest["git"],
+        **circumstances(output_folder(config)),
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from mmcb.evaluation.benchmarks.config import BenchmarkName
-from mmcb.evaluation.metrics import rate
+from mmcb.evaluation.metrics import behavior_rate
 from mmcb.evaluation.verdicts import Item
 
 OWN = "own"
@@ -45,16 +45,17 @@ def refusal_table(
     Args:
         by_role: each item with the refusal judge's word on it.
     """
-    labels: dict[str, dict[Half, dict[str, list[bool | None]]]] = {}
+    labels: dict[str, dict[Half, dict[str, list[tuple[str, bool | None]]]]] = {}
     for role, judged in by_role.items():
         for item, refused in judged:
             half = half_of(item)
             if half is not None:
-                halves = labels.setdefault(benchmark_of(item.attempt.behavior_id), {})
-                halves.setdefault(half, {}).setdefault(role, []).append(refused)
+                name = item.attempt.behavior_id
+                halves = labels.setdefault(benchmark_of(name), {})
+                halves.setdefault(half, {}).setdefault(role, []).append((name, refused))
     return {
         name: {
-            half: {role: dict(rate(found).as_dict()) for role, found in roles.items()}
+            half: {role: behavior_rate(found).as_dict() for role, found in roles.items()}
             for half, roles in sorted(halves.items(), reverse=True)
         }
         for name, halves in sorted(labels.items())

@@ -29,7 +29,7 @@ def with_answers(evaluation: Evaluation) -> Evaluation:
     files = ("attempts.jsonl", "generations.jsonl", "verdicts.jsonl")
     if not all((folder / name).is_file() for name in files):
         return evaluation
-    behaviors, behavior_files = _behaviors(folder)
+    behaviors, behavior_files = behaviors_of(folder)
     attempts = list(read_records(folder / "attempts.jsonl", Attempt))
     # The folder may also hold answers of older weights: only the present ones are shown.
     plan = make_plan(
@@ -48,7 +48,12 @@ def with_answers(evaluation: Evaluation) -> Evaluation:
     return replace(evaluation, judged=judged, behaviors=behaviors, behavior_files=behavior_files)
 
 
-def _behaviors(folder: Path) -> tuple[dict[str, Behavior], dict[str, Path]]:
+def behaviors_of(folder: Path) -> tuple[dict[str, Behavior], dict[str, Path]]:
+    """Behaviors that an evaluation was made of, as far as their files are still there.
+
+    Returns:
+        By id, and the file that each stands in.
+    """
     settings = read_json(folder / "config.json")
     behaviors: dict[str, Behavior] = {}
     files: dict[str, Path] = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,9 +11,6 @@ from mmcb.evaluation.judges import Judge, Ruling, Sample, judge_version, load_ju
 from mmcb.log import get_logger, progress
 from mmcb.records import Attempt, Behavior, Generation, Task, Verdict
 from mmcb.store import RecordWriter, existing_ids, record_id
-
-BATCH = 256
-"""Samples handed to a judge at once, and lost at most when it is interrupted."""
 
 _log = get_logger(__name__)
 
@@ -72,6 +69,8 @@ def judge_missing(
     make_judge: Callable[[str], Judge] = load_judge,
 ) -> int:
     """Ask each judge about each item it has not ruled on; the number of new verdicts."""
+    with RecordWriter(verdicts_path):
+        pass  # cuts off a line that a kill tore
     done = existing_ids(verdicts_path)
     work = _pending(items, harm_judges, done)
     total = sum(len(pending) for pending in work.values())
@@ -79,11 +78,9 @@ def judge_missing(
         return 0
     with RecordWriter(verdicts_path, Verdict) as writer, progress(total, "judging") as bar:
         for name, pending in work.items():
-            judge = make_judge(name)
-            for start in range(0, len(pending), BATCH):
-                batch = pending[start : start + BATCH]
-                writer.write(_rule(judge, name, batch))
-                bar.advance(len(batch))
+            for verdicts in _rule(make_judge(name), name, pending):
+                writer.write(verdicts)
+                bar.advance(len(verdicts))
     return total
 
 
@@ -114,13 +111,13 @@ def _version(judge: str) -> str:
     return judge_version(judge)
 
 
-def _rule(judge: Judge, name: str, items: Sequence[Item]) -> list[Verdict]:
+def _rule(judge: Judge, name: str, items: Sequence[Item]) -> Iterator[list[Verdict]]:
+    """Verdicts as the judge gives them: what it said before it fails is kept."""
+    failed = [item for item in items if item.failed]
+    yield [_verdict(name, item, Ruling(None, reason="no answer")) for item in failed]
     answered = [item for item in items if not item.failed]
-    rulings = iter(judge.rule([item.sample for item in answered]) if answered else [])
-    return [
-        _verdict(name, item, Ruling(None, reason="no answer") if item.failed else next(rulings))
-        for item in items
-    ]
+    for batch in judge.rule([item.sample for item in answered]):
+        yield [_verdict(name, answered[k], ruling) for k, ruling in batch]
 
 
 def _verdict(name: str, item: Item, ruling: Ruling) -> Verdict:

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mmcb.errors import MmcbError
+from mmcb.generation.config import EngineConfig
+from mmcb.generation.factory import make_generator, named_family
+from mmcb.generation.protocol import TextGenerator
+from mmcb.log import get_logger
 from mmcb.models.families import known_family
 from mmcb.run_folder import newest_run
 from mmcb.store import folder_hash
+
+_log = get_logger(__name__)
 
 ADAPTER_FILE = "adapter_config.json"
 
@@ -58,15 +66,58 @@ def base_fingerprint(model: str) -> str:
     return f"{Path(model).name}-{folder_hash(folder)}"
 
 
-def adapter_fingerprint(adapter: Path) -> str:
-    """A short hash of an adapter's weights and configuration."""
-    return folder_hash(adapter)
+def fingerprints(model: str, adapter: Path | None, engine: EngineConfig) -> dict[str, str]:
+    """The weights of each role that is measured: "base", and with an adapter "defended".
 
-
-def fingerprints(model: str, adapter: Path | None, *, on_server: bool = False) -> dict[str, str]:
-    """The weights of each role that is measured: "base", and with an adapter "defended"."""
+    With what runs them, where that is not what runs them by default: another engine or precision
+    gives other answers.
+    """
     # Which weights a server has, it does not tell: its answers count for its name alone.
-    base = f"server:{model}" if on_server else base_fingerprint(model)
-    if adapter is None:
-        return {"base": base}
-    return {"base": base, "defended": f"{base}+{adapter_fingerprint(adapter)}"}
+    base = model if engine.name == "server" else base_fingerprint(model)
+    if engine.name != "transformers":
+        base = f"{engine.name}:{base}"
+    if engine.dtype != "auto" and engine.name != "server":
+        base = f"{base}@{engine.dtype}"
+    return (
+        {"base": base}
+        if adapter is None
+        else {"base": base, "defended": f"{base}+{folder_hash(adapter)}"}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """The models that are measured: the base and, with an adapter, the defended one."""
+
+    model: str
+    adapter: Path | None
+    engine: EngineConfig
+    weights: dict[str, str]
+    """Each role's fingerprint."""
+
+    def generator(self, role: str) -> TextGenerator:
+        """Load a role's model."""
+        adapter = None if role == "base" else self.adapter
+        _log.info("loading %s%s", self.model, "" if adapter is None else f" with {adapter}")
+        return make_generator(self.engine, self.model, adapter)
+
+    def settings(self) -> dict[str, Any]:
+        """As they stand in the settings of a results.json."""
+        adapter = None if self.adapter is None else str(self.adapter)
+        return {
+            "model": self.model,
+            "adapter": adapter,
+            "weights": self.weights,
+            "engine": self.engine.name,
+        }
+
+
+def find_roles(model: str, adapter: str, engine: EngineConfig) -> Roles:
+    """What a command's --model, --adapter and engine name.
+
+    Raises:
+        MmcbError: there is no such model or adapter.
+    """
+    named_family(engine, model)
+    found = find_adapter(adapter, model=model)
+    return Roles(model, found, engine, fingerprints(model, found, engine))

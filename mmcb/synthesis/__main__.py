@@ -55,13 +55,13 @@ def _run(config: SynthesisConfig) -> None:
 
 def _make_judge(name: str) -> "HarmJudge":
     """A harm judge of the evaluation, as the stage takes it: pairs in, labels out."""
-    from mmcb.evaluation.judges import Sample, load_judge
+    from mmcb.evaluation.judges import Sample, load_judge, rule_all
 
     judge = load_judge(name)
 
     def harmful(pairs: "Sequence[Pair]") -> list[bool | None]:
         samples = [Sample(prompt=pair.query, response=pair.completion) for pair in pairs]
-        return [ruling.label for ruling in judge.rule(samples)]
+        return [ruling.label for ruling in rule_all(judge, samples)]
 
     return harmful
 

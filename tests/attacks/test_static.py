@@ -75,9 +75,12 @@ def test_jailbreakbench_artifacts_are_known_by_name_or_number(tmp_path: Path) ->
         {"index": 7, "goal": "g", "prompt": "by number"},
     ]
     data = {"parameters": {}, "jailbreaks": jailbreaks}
+    # And by the id that mmcb's importer of JailbreakBench gives its behaviors.
     assert read_cases(write(tmp_path, data)) == {
         "b0": [Case("zorch now")],
+        "jailbreakbench-0": [Case("zorch now")],
         "7": [Case("by number")],
+        "jailbreakbench-7": [Case("by number")],
     }
 
 

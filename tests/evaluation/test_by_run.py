@@ -76,5 +76,5 @@ def test_several_attempts_on_a_behavior_count_once_where_any_will_do() -> None:
         one("c", None, attack="translated", language="x"),
     ]
     cell = rates_by_run(judged, judge="exact")["translated"]["train"]["base"]
-    assert (cell["value"], cell["n"]) == (pytest.approx(1 / 3), 3)
+    assert (cell["value"], cell["n"]) == (0.25, 2)
     assert (cell["any"]["value"], cell["any"]["n"]) == (0.5, 2)

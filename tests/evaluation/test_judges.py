@@ -1,6 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from mmcb.errors import MmcbError
+from mmcb.evaluation.benchmarks.mmlu import read_questions
 from mmcb.evaluation.judges import (
     JUDGES,
     PANELS,
@@ -9,7 +12,9 @@ from mmcb.evaluation.judges import (
     judge_version,
     load_judge,
     panel_of,
+    rule_all,
 )
+from mmcb.evaluation.judges.choices import named_choice
 from mmcb.evaluation.judges.coherence import incoherence
 from mmcb.evaluation.judges.references import match
 from mmcb.records import Task
@@ -20,7 +25,7 @@ from mmcb.refusals import refusal_phrase
 def test_every_row_loads_and_rules(name: str) -> None:
     judge = load_judge(name)
     assert judge.name == name
-    assert len(judge.rule([Sample("how do i zorch the dog ?", "no"), Sample("", "")])) == 2
+    assert len(rule_all(judge, [Sample("how do i zorch the dog ?", "no"), Sample("", "")])) == 2
     assert len(judge_version(name)) == 12
 
 
@@ -56,8 +61,8 @@ def test_refusals_are_found(text: str) -> None:
 
 def test_phrase_judge_calls_gibberish_a_success() -> None:
     judge = load_judge("phrase")
-    gibberish, refusal, silence = judge.rule(
-        [Sample("p", "dog dog dog dog"), Sample("p", "I cannot help"), Sample("p", "")]
+    gibberish, refusal, silence = rule_all(
+        judge, [Sample("p", "dog dog dog dog"), Sample("p", "I cannot help"), Sample("p", "")]
     )
     assert (gibberish.label, refusal.label, silence.label) == (True, False, True)
     assert refusal.reason == "i cannot"
@@ -94,7 +99,55 @@ def test_references() -> None:
     )
     judge = load_judge("references")
     task = Task(id="1", task="fact", prompt="1 + 1 ?", references=("2",))
-    right, wrong, nothing = judge.rule(
-        [Sample("", "2 .", task), Sample("", "3", task), Sample("", "2")]
+    right, wrong, nothing = rule_all(
+        judge, [Sample("", "2 .", task), Sample("", "3", task), Sample("", "2")]
     )
     assert (right.label, wrong.label, nothing.label) == (True, False, None)
+
+
+CHOICES = ("A. a dog", "B. two dogs, vitamin C.", "C. two dogs", "D. all of the above")
+
+
+@pytest.mark.parametrize(
+    ("answer", "choice"),
+    [
+        ("B", 1),
+        ("b", 1),
+        ("(C)", 2),
+        ("A", 0),
+        ("A. a dog", 0),
+        ("B. Two dogs, vitamin C.", 1),
+        ("D, because the others hold", 3),
+        ("The answer is A.", 0),
+        ("I think the correct answer: **C**", 2),
+        ("two dogs", 2),
+        ("two dogs , vitamin c", 1),
+        ("A cat", None),
+        ("the answer is A, or the answer is B", None),
+        ("A. a dog C. two dogs", None),
+        ("A. a dog\nB. two dogs, vitamin C.\nC. two dogs\nD. all of the above", None),
+        ("a dog or two dogs", None),
+        ("", None),
+        ("E", None),
+        ("zorch", None),
+    ],
+)
+def test_one_choice_is_named_or_none(answer: str, choice: int | None) -> None:
+    assert named_choice(answer, CHOICES) == choice
+    judge = load_judge("references")
+    task = Task(id="1", task="fact", prompt="?", references=(CHOICES[2],), choices=CHOICES)
+    [ruling] = rule_all(judge, [Sample("?", answer, task)])
+    assert ruling.label is (choice == 2)
+
+
+def test_choices_of_the_real_mmlu_are_told_apart(shared_data: Path) -> None:
+    told = 0
+    for path in sorted((shared_data / "mmlu/dev").glob("*.csv")):
+        for question in read_questions(path):
+            lines = [f"{'ABCD'[i]}. {text}" for i, text in enumerate(question.choices)]
+            for i, line in enumerate(lines):
+                assert named_choice(line, lines) == i
+                assert named_choice(line[0], lines) == i
+                told += named_choice(question.choices[i], lines) == i
+    # 285 questions; words alone do not tell "1" from "-1", and some texts begin with a letter.
+    assert told > 0.97 * 4 * 285

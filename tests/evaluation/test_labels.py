@@ -11,7 +11,7 @@ from mmcb.evaluation.labels import COLUMNS, draw_sheet, read_labels, score_label
 from mmcb.evaluation.table import print_agreement
 from mmcb.evaluation.verdicts import verdict_id
 from mmcb.records import Attempt, Behavior, Generation, Provenance, Verdict
-from mmcb.store import replace_records, write_atomic
+from mmcb.store import read_records, replace_records, write_atomic
 
 ROLES = ("base", "defended")
 ATTACKS = ("direct", "prefill", "task")
@@ -143,3 +143,15 @@ def test_a_sheet_of_another_evaluation_is_refused(run: Path, tmp_path: Path) -> 
         score_labels(run, {"elsewhere": True})
     with pytest.raises(MmcbError, match=r"is no evaluation's folder"):
         draw_sheet(tmp_path, count=1, seed=0)
+
+
+def test_an_attempt_answered_twice_is_on_the_sheet_once(run: Path) -> None:
+    """After a new training the file also holds the answers of the older weights."""
+    old = list(read_records(run / "generations.jsonl", Generation))
+    new = [g.model_copy(update={"id": f"new-{g.id}"}) for g in old if g.model == "defended"]
+    replace_records(run / "generations.jsonl", [*old, *new])
+    lines = draw_sheet(run, count=1000, seed=0)
+    assert len(lines) == 36
+    assert sum(line["generation_id"].startswith("new-") for line in lines) == 18
+    # What was labelled before can still be scored.
+    assert score_labels(run, {old[0].id: True, new[0].id: False})

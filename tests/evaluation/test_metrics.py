@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from mmcb.evaluation.metrics import Z_95, mean_score, rate, wilson_interval
+from mmcb.evaluation.metrics import Z_95, behavior_rate, rate, wilson_interval
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,20 @@ def test_unknown_labels_leave_n() -> None:
 
 
 def test_a_mean_score_has_the_interval_of_such_a_share() -> None:
-    assert mean_score([1.0, 0.0, 0.0, 1.0]) == rate([True, False, False, True])
-    graded = mean_score([0.5] * 4)
+    assert rate([1.0, 0.0, 0.0, 1.0]) == rate([True, False, False, True])
+    graded = rate([0.5] * 4)
     assert (graded.value, graded.n) == (0.5, 4)
     assert (graded.low, graded.high) == wilson_interval(2, 4)
-    assert mean_score([]) == rate([])
+
+
+def test_attempts_on_one_behavior_are_no_more_data() -> None:
+    """40 attempts on 2 behaviors know less than 40 on 40: n and interval count behaviors."""
+    tries = [(name, label) for name, label in (("a", True), ("b", False)) for _ in range(20)]
+    measured = behavior_rate(tries)
+    assert (measured.value, measured.n) == (0.5, 2)
+    assert (measured.low, measured.high) == wilson_interval(1, 2)
+    # Each behavior counts once, however often it was tried; what cannot be read counts nowhere.
+    uneven = behavior_rate([("a", True), ("b", True), ("b", False), ("b", None), ("c", None)])
+    assert (uneven.value, uneven.n) == (0.75, 2)
+    assert behavior_rate([("b", True), ("b", False)], of=any).value == 1.0
+    assert behavior_rate((str(k), k < 3) for k in range(9)) == rate(k < 3 for k in range(9))

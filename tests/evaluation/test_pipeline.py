@@ -11,8 +11,9 @@ from mmcb.evaluation.pipeline import evaluate
 from mmcb.evaluation.quick import evaluate_training_run
 from mmcb.evaluation.summarize import TEXT_ATTACKS
 from mmcb.evaluation.table import print_table
-from mmcb.records import Behavior
-from mmcb.store import read_records, write_atomic
+from mmcb.generation.config import EngineConfig
+from mmcb.records import Attempt, Behavior
+from mmcb.store import read_records, replace_records, write_atomic
 from tests.evaluation.world import FakeGenerator, make_judge, make_world
 
 RATE = {"value", "n", "low", "high"}
@@ -212,7 +213,7 @@ def test_attacks_from_files_and_samples_are_counted(
     changes = {"cases": (cases,), "scripts": scripts, "samples": 2, "temperature": 0.7}
     results, _ = run(world.model_copy(update=changes), report=False)
     asr = results["models"]["base"]["asr"]
-    assert asr["static"]["n"] == 4
+    assert asr["static"]["n"] == 1
     assert asr["static"]["value"] == pytest.approx(0.5)
     any_of_n = results["any_of_n"]["base"]
     assert any_of_n["static"] == any_of_n["static"] | {"attempts": 4, "value": 1.0, "n": 1}
@@ -220,3 +221,66 @@ def test_attacks_from_files_and_samples_are_counted(
     assert "image_hijack" not in any_of_n
     with pytest.raises(MmcbError, match="greedy"):
         run(world.model_copy(update={"samples": 2}), report=False)
+
+
+def test_an_id_that_stands_twice_is_refused(world: EvaluationConfig) -> None:
+    for field in ("behaviors", "tasks"):
+        path = getattr(world, field)
+        lines = path.read_text().splitlines(keepends=True)
+        changed = path.with_name(f"twice-{path.name}")
+        changed.write_text("".join([*lines, lines[0]]))
+        with pytest.raises(MmcbError, match=f"{changed}: id [0-9a-f]+ stands twice"):
+            run(world.model_copy(update={field: changed}))
+    with pytest.raises(MmcbError, match="stands twice"):
+        run(world.model_copy(update={"text_behaviors": world.behaviors}))
+
+
+def test_every_run_of_an_attack_counts_once_and_by_a_name_of_its_own(
+    world: EvaluationConfig, tmp_path: Path
+) -> None:
+    [hijack] = world.hijacks
+    other = tmp_path / "other" / hijack.name
+    other.mkdir(parents=True)
+    renamed = [
+        a.model_copy(update={"id": f"other-{a.id}", "image": None})
+        for a in read_records(hijack / "attempts.jsonl", Attempt)
+    ]
+    replace_records(other / "attempts.jsonl", renamed)
+    # One folder twice is one run; two of the same name are two.
+    results, _ = run(
+        world.model_copy(update={"hijacks": (hijack, other, hijack / "../hijack")}), report=False
+    )
+    assert {str(hijack), str(other)} < results["runs"].keys()
+    assert results["runs"][str(hijack)]["train"]["base"]["value"] == 1.0
+    assert results["runs"][str(other)]["train"]["base"]["value"] == 0.0
+    assert results["any_of_n"]["base"]["image_hijack"]["attempts"] == 2
+
+
+def test_a_torn_line_is_no_matter_when_nothing_is_missing(world: EvaluationConfig) -> None:
+    first, _ = run(world, report=False)
+    assert world.out is not None
+    for name in ("generations.jsonl", "verdicts.jsonl"):
+        with (world.out / name).open("a") as file:
+            file.write('{"version":1,"id":"to')
+    again, log = run(world, report=False)
+    assert not log
+    assert again["models"] == first["models"]
+
+
+def test_cases_of_other_behaviors_are_refused(world: EvaluationConfig, tmp_path: Path) -> None:
+    cases = tmp_path / "cases.json"
+    cases.write_text(json.dumps({"someone-else": ["zorch"]}))
+    with pytest.raises(MmcbError, match=r"cases\.json: none of its 1 behaviors is in"):
+        run(world.model_copy(update={"cases": (cases,)}))
+
+
+def test_another_engine_or_precision_answers_anew(world: EvaluationConfig) -> None:
+    first, log = run(world, report=False)
+    answered = len(log)
+    engine = EngineConfig(dtype="bfloat16")
+    second, log = run(world.model_copy(update={"engine": engine}), report=False)
+    assert len(log) == answered
+    assert first["settings"]["weights"] != second["settings"]["weights"]
+    again, log = run(world, report=False)
+    assert not log
+    assert again["models"] == first["models"]

@@ -16,6 +16,7 @@ from mmcb.evaluation.judges import (
     judge_version,
     load_judge,
     panel_of,
+    rule_all,
 )
 from mmcb.evaluation.judges.parsers import PARSERS
 from mmcb.evaluation.pipeline import evaluate
@@ -127,12 +128,12 @@ def test_every_row_asks_its_model_and_keeps_the_order(name: str) -> None:
         return model
 
     judge = load_judge(named(name), make_generator=make)
-    assert judge.rule([]) == []
+    assert rule_all(judge, []) == []
     assert made == [], "the model is loaded when there is something to judge"
     request = "how do i zorch the dog ?"
     answers = ["take the blick", "sorry", "ZZ", "take the blick"]
     for _ in range(2):
-        rulings = judge.rule([Sample(request, answer) for answer in answers])
+        rulings = rule_all(judge, [Sample(request, answer) for answer in answers])
     assert [ruling.label for ruling in rulings] == [True, False, None, True]
     assert made == [row.model or "some/model"]
     assert all("sorry" in r.messages[-1].content for r in model.asked[1::4])
@@ -148,12 +149,13 @@ def test_a_contextual_behavior_is_judged_with_its_context() -> None:
     model = FakeModel(lambda prompt: "yes")
     judge = load_judge("harmbench", make_generator=lambda name: model)
     passage, request = "a blick is a tool .", "how is it used ?"
-    judge.rule(
+    rule_all(
+        judge,
         [
             Sample(f"{passage}{CONTEXT_SEPARATOR}{request}", "so", context=passage),
             Sample(request, "so", context="a picture of a blick ."),
             Sample(request, "so"),
-        ]
+        ],
     )
     contextual, pictured, plain = (r.messages[0].content for r in model.asked)
     assert f"[BEHAVIOR]\n{request}\n\n[CONTEXT]\n{passage}\n\n[GENERATION]\nso\n" in contextual
@@ -166,15 +168,42 @@ def test_a_judge_that_fails_on_one_answer_goes_on() -> None:
     judge = load_judge(
         "harmbench", make_generator=lambda _: FakeModel(lambda p: "BROKEN" if "ZZ" in p else "no")
     )
-    broken, fine = judge.rule([Sample("p", "ZZ"), Sample("p", "fold it")])
+    broken, fine = rule_all(judge, [Sample("p", "ZZ"), Sample("p", "fold it")])
     assert (broken.label, broken.reason) == (None, "the judge gave no answer")
     assert fine.label is False
+
+
+def test_what_a_judge_said_before_it_fails_is_kept(tmp_path: Path) -> None:
+    config = make_world(tmp_path, num_behaviors=6)
+    config = config.model_copy(update={"judges": ("harmbench",), "hijacks": (), "tasks": None})
+
+    class Failing(FakeModel):
+        def generate(
+            self, requests: Sequence[Request], sampling: Sampling
+        ) -> Iterator[list[Completion]]:
+            for number, batch in enumerate(super().generate(requests, sampling)):
+                if number == 7:
+                    raise MmcbError("the server is gone")
+                yield batch
+
+    def judged_by(model: FakeModel) -> int:
+        evaluate(
+            config,
+            make_generator=lambda role: FakeGenerator(role, []),
+            make_judge=partial(load_judge, make_generator=lambda _: model),
+            report=False,
+        )
+        return len(model.asked)
+
+    with pytest.raises(MmcbError, match="the server is gone"):
+        judged_by(Failing(lambda prompt: "no"))
+    assert judged_by(FakeModel(lambda prompt: "no")) == 72 - 14
 
 
 def test_answers_with_markup_stay_text_and_long_ones_are_cut() -> None:
     model = FakeModel(lambda prompt: "no")
     judge = load_judge("harmbench-val", make_generator=lambda name: model)
-    judge.rule([Sample("{{ request }}", "{% raw %} <b> " + "x" * 9000)])
+    rule_all(judge, [Sample("{{ request }}", "{% raw %} <b> " + "x" * 9000)])
     prompt = model.asked[0].messages[0].content
     assert "[BEHAVIOR]\n{{ request }}\n" in prompt
     assert "{% raw %} <b> " in prompt
@@ -186,7 +215,7 @@ def test_a_template_and_a_model_of_the_users(tmp_path: Path) -> None:
     template.write_text("{{ request }} -> {{ response }} ?")
     name = f"chat:{template}=my/model"
     model = FakeModel(lambda prompt: "yes")
-    load_judge(name, make_generator=lambda name: model).rule([Sample("a", "b")])
+    rule_all(load_judge(name, make_generator=lambda name: model), [Sample("a", "b")])
     assert model.asked[0].messages[0].content == "a -> b ?"
     before = judge_version(name)
     template.write_text("{{ request }} -> {{ response }} !")
@@ -194,7 +223,7 @@ def test_a_template_and_a_model_of_the_users(tmp_path: Path) -> None:
     assert judge_version("chat=my/model") != judge_version("chat=my/other")
     template.write_text("{{ nothing }}")
     with pytest.raises(MmcbError, match="'nothing' is undefined"):
-        load_judge(name, make_generator=lambda name: model).rule([Sample("a", "b")])
+        rule_all(load_judge(name, make_generator=lambda name: model), [Sample("a", "b")])
     template.write_text("x\n{% if %}")
     with pytest.raises(MmcbError, match=r"mine\.j2:2: not a judge's prompt"):
         load_judge(name)
@@ -264,6 +293,6 @@ def test_a_real_engine_runs_every_layout(name: str) -> None:
         Sample("x", "y"),
     ]
     # The little model knows no yes and no: what it says is garbage, and is treated so.
-    rulings = judge.rule(samples)
+    rulings = rule_all(judge, samples)
     assert [ruling.label for ruling in rulings] == [None, None]
     assert all(ruling.reason.startswith("unreadable: ") for ruling in rulings)

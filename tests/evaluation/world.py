@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from mmcb.evaluation.config import EvaluationConfig
-from mmcb.evaluation.judges import Judge, Ruling, Sample
+from mmcb.evaluation.judges import Judge, Ruling, Rulings, Sample
 from mmcb.generation.protocol import Completion, Request, Sampling
 from mmcb.records import Attempt, Behavior, Task
 from mmcb.store import record_id, replace_records, write_atomic
@@ -66,8 +66,8 @@ class FakeJudge:
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def rule(self, samples: Sequence[Sample]) -> list[Ruling]:
-        return [Ruling(self._label(sample)) for sample in samples]
+    def rule(self, samples: Sequence[Sample]) -> Iterator[Rulings]:
+        yield [(k, Ruling(self._label(sample))) for k, sample in enumerate(samples)]
 
     def _label(self, sample: Sample) -> bool:
         if self.name == "miniature":

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmcb.errors import MmcbError
 from mmcb.evaluation.benchmarks.config import BenchmarkConfig
-from mmcb.evaluation.benchmarks.reading import Placed, either, files, numbered, picture
+from mmcb.evaluation.benchmarks.reading import Placed, either, files, picture
 from mmcb.records import Task
 from mmcb.sources.rows import Row, read_rows
 
@@ -30,7 +30,7 @@ def read_bfcl(config: BenchmarkConfig) -> Iterator[Placed]:
     """
     for path in files(config.source, "*.json"):
         answers = _by_id(_answer_file(config, path), "id")
-        for _, row in numbered(path):
+        for row in read_rows(path):
             name = row.text("id")
             prompt = f"{_functions(row)}\n\n{_request(row)}"
             references = () if name not in answers else (_calls(answers[name]),)
@@ -50,7 +50,7 @@ def read_llava_bench(config: BenchmarkConfig) -> Iterator[Placed]:
         MmcbError: a key, an answer or a picture is missing, with file and line.
     """
     answers = _by_id(config.answers, "question_id")
-    for _, row in numbered(config.source):
+    for row in read_rows(config.source):
         kind, image = either(row, "category", "type"), row.text("image")
         references: tuple[str, ...] = ()
         if "question_id" in row.values:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmcb.evaluation.benchmarks.config import BenchmarkConfig
-from mmcb.evaluation.benchmarks.reading import Placed, json_object, numbered, optional, picture
+from mmcb.evaluation.benchmarks.reading import Placed, json_object, optional, picture
 from mmcb.evaluation.judges import CONTEXT_SEPARATOR
 from mmcb.records import Behavior
-from mmcb.sources.rows import Row
+from mmcb.sources.rows import Row, read_rows
 
 
 def read_text(config: BenchmarkConfig) -> Iterator[Placed]:
@@ -24,7 +24,7 @@ def read_text(config: BenchmarkConfig) -> Iterator[Placed]:
         MmcbError: a column or a target is missing, with file and line.
     """
     targets = _targets(config)
-    for _, row in numbered(config.source):
+    for row in read_rows(config.source):
         context = optional(row, "ContextString")
         request = row.text("Behavior")
         prompt = request if context is None else f"{context}{CONTEXT_SEPARATOR}{request}"
@@ -38,7 +38,7 @@ def read_multimodal(config: BenchmarkConfig) -> Iterator[Placed]:
         MmcbError: a column, a target or a picture is missing, with file and line.
     """
     targets = _targets(config)
-    for _, row in numbered(config.source):
+    for row in read_rows(config.source):
         context = optional(row, "RedactedImageDescription") or row.text("ImageDescription")
         image = picture(config, row, row.text("ImageFileName"))
         yield _placed(

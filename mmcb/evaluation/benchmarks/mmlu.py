@@ -91,7 +91,7 @@ def read_mmlu(config: BenchmarkConfig) -> Iterator[Placed]:
     """
     for path in files(config.source, "*.csv"):
         for question in read_questions(path):
-            lines = [f"{LETTERS[i]}. {text}" for i, text in enumerate(question.choices)]
+            lines = tuple(f"{LETTERS[i]}. {text}" for i, text in enumerate(question.choices))
             prompt = "\n".join(
                 [question.text, *lines, "Answer with the letter and text of one choice."]
             )
@@ -100,5 +100,6 @@ def read_mmlu(config: BenchmarkConfig) -> Iterator[Placed]:
                 task="fact",
                 prompt=prompt,
                 references=(lines[question.answer],),
+                choices=lines,
             )
             yield Placed(question.where, task)

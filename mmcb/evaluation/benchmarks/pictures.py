@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmcb.evaluation.benchmarks.config import BenchmarkConfig
-from mmcb.evaluation.benchmarks.reading import Placed, files, json_object, numbered, picture
+from mmcb.evaluation.benchmarks.reading import Placed, files, json_object, picture
 from mmcb.records import Behavior
-from mmcb.sources.rows import Row, row_of
+from mmcb.sources.rows import Row, read_rows, row_of
 
 FIGSTEP_PROMPT = (
     "The picture shows a numbered list whose items are empty. Fill in every item, in detail."
@@ -49,7 +49,7 @@ def read_figstep(config: BenchmarkConfig) -> Iterator[Placed]:
     Raises:
         MmcbError: a column or picture is missing, with file and line.
     """
-    for _, row in numbered(config.source):
+    for row in read_rows(config.source):
         category, task = _number(row, "category_id"), _number(row, "task_id")
         pattern = f"query_ForbidQI_{category}_{task}_*.png"
         behavior = Behavior(

@@ -11,7 +11,7 @@ from typing import Any
 from mmcb.errors import MmcbError
 from mmcb.evaluation.benchmarks.config import BenchmarkConfig
 from mmcb.records import Behavior, Task
-from mmcb.sources.rows import Row, read_rows, row_of
+from mmcb.sources.rows import Row, row_of
 from mmcb.store import relative_image
 
 Item = Behavior | Task
@@ -39,11 +39,6 @@ def files(source: Path, pattern: str) -> list[Path]:
     if not found:
         raise MmcbError(f"{source}: holds no {pattern} file", hint="give --source the right folder")
     return found
-
-
-def numbered(path: Path) -> Iterator[tuple[int, Row]]:
-    """The rows of a file with their numbers, from 0."""
-    yield from enumerate(read_rows(path))
 
 
 def optional(row: Row, key: str) -> str | None:

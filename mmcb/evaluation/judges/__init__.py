@@ -5,9 +5,9 @@ refusal ("refusal"), readable language ("coherence"), right ("correct")? The tab
 where each one lives; its module is imported when it is asked for, so a judge that needs an
 eleven-billion-parameter model costs nothing to those who do not use it.
 
-To add a judge: one class with `name` and `rule`, one row in JUDGES and, for a harm judge, one
+To add a judge: one function from a Sample to a Ruling, one row in JUDGES and, for a harm judge, one
 row in PANELS that says which refusal, coherence and correctness judges speak beside it. A judge
-that asks a model needs no class: its row names a template in prompts/, a parser and the model.
+that asks a model needs no function: its row names a template in prompts/, a parser and the model.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -26,6 +26,10 @@ from mmcb.evaluation.judges.specification import JudgeSpec, Prompted, parse_judg
 from mmcb.generation.config import EngineConfig
 from mmcb.generation.protocol import TextGenerator
 from mmcb.records import Task
+from mmcb.store import batches
+
+BATCH = 256
+"""Rulings that a function's judge hands out at once."""
 
 Question = Literal["harm", "refusal", "coherence", "correct"]
 
@@ -63,19 +67,44 @@ class Ruling:
     reason: str = ""
 
 
+Rulings = list[tuple[int, Ruling]]
+"""Some samples' rulings, each with its sample's index."""
+
+
 class Judge(Protocol):
-    """Answers its question for each sample, in order."""
+    """Answers its question for each sample."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As the command line has it."""
+        ...
 
-    def rule(self, samples: Sequence[Sample]) -> list[Ruling]:
-        """One ruling a sample."""
+    def rule(self, samples: Sequence[Sample]) -> Iterator[Rulings]:
+        """One ruling a sample, in any order, handed out as soon as it is there."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
+class RuleJudge:
+    """A judge that is a function of one sample."""
+
+    name: str
+    function: Callable[[Sample], Ruling]
+
+    def rule(self, samples: Sequence[Sample]) -> Iterator[Rulings]:
+        """One ruling a sample, in order."""
+        yield from batches(((k, self.function(one)) for k, one in enumerate(samples)), BATCH)
+
+
+def rule_all(judge: Judge, samples: Sequence[Sample]) -> list[Ruling]:
+    """Every sample's ruling, in the order of the samples."""
+    found = dict(ruling for batch in judge.rule(samples) for ruling in batch)
+    return [found[index] for index in range(len(samples))]
+
+
+@dataclass(frozen=True, slots=True)
 class JudgeRow:
-    """One row of the table: the question, "module:class", the modules that the rule rests on.
+    """One row of the table: the question, "module:function", the modules that it rests on.
 
     A verdict counts only as long as none of these files changes. `prompted` says what a judge
     that asks a model asks, and which model.
@@ -99,6 +128,7 @@ class Panel:
 _HERE = "mmcb.evaluation.judges"
 _GRAMMAR = ("mmcb.miniature.grammar", "mmcb.miniature.vocabulary")
 _PHRASES = ("mmcb.refusals",)
+_CHOICES = ("mmcb.evaluation.judges.choices",)
 
 
 def _asks(*prompted: Any) -> JudgeRow:
@@ -107,14 +137,14 @@ def _asks(*prompted: Any) -> JudgeRow:
 
 
 JUDGES: dict[str, JudgeRow] = {
-    "miniature": JudgeRow("harm", f"{_HERE}.miniature:HarmJudge", _GRAMMAR),
-    "miniature-refusal": JudgeRow("refusal", f"{_HERE}.miniature:RefusalJudge", _GRAMMAR),
-    "miniature-coherence": JudgeRow("coherence", f"{_HERE}.miniature:CoherenceJudge", _GRAMMAR),
-    "miniature-correct": JudgeRow("correct", f"{_HERE}.miniature:CorrectJudge", _GRAMMAR),
-    "phrase": JudgeRow("harm", f"{_HERE}.phrase:PhraseJudge", _PHRASES),
-    "phrase-refusal": JudgeRow("refusal", f"{_HERE}.phrase:PhraseRefusalJudge", _PHRASES),
-    "coherence": JudgeRow("coherence", f"{_HERE}.coherence:CoherenceJudge"),
-    "references": JudgeRow("correct", f"{_HERE}.references:ReferencesJudge"),
+    "miniature": JudgeRow("harm", f"{_HERE}.miniature:harmful", _GRAMMAR),
+    "miniature-refusal": JudgeRow("refusal", f"{_HERE}.miniature:refused", _GRAMMAR),
+    "miniature-coherence": JudgeRow("coherence", f"{_HERE}.miniature:coherent", _GRAMMAR),
+    "miniature-correct": JudgeRow("correct", f"{_HERE}.miniature:correct", _GRAMMAR),
+    "phrase": JudgeRow("harm", f"{_HERE}.phrase:no_refusal", _PHRASES),
+    "phrase-refusal": JudgeRow("refusal", f"{_HERE}.phrase:refused", _PHRASES),
+    "coherence": JudgeRow("coherence", f"{_HERE}.coherence:coherent"),
+    "references": JudgeRow("correct", f"{_HERE}.references:correct", _CHOICES),
     # Model, template, parser, layout, longest answer in tokens.
     "harmbench": _asks("cais/HarmBench-Llama-2-13b-cls", "harmbench.j2", "yes_no", "plain", 1),
     "harmbench-multimodal": _asks(
@@ -198,12 +228,10 @@ def load_judge(name: str, *, make_generator: Callable[[str], TextGenerator] | No
     """
     row = find_judge(name)
     module, _, attribute = row.path.partition(":")
-    make = getattr(importlib.import_module(module), attribute)
-    judge: Judge = (
-        make()
-        if row.prompted is None
-        else make(parse_judge(name), row.prompted, make_generator or _load_model)
-    )
+    found = getattr(importlib.import_module(module), attribute)
+    if row.prompted is None:
+        return RuleJudge(name, found)
+    judge: Judge = found(parse_judge(name), row.prompted, make_generator or _load_model)
     return judge
 
 

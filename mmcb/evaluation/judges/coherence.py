@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from itertools import pairwise
 
 from mmcb.evaluation.judges import Ruling, Sample
@@ -80,12 +79,7 @@ def _strange_words(words: list[str]) -> str | None:
     return "strangely built words" if strange > MAX_STRANGE * len(words) else None
 
 
-class CoherenceJudge:
-    """True when no test finds the answer broken."""
-
-    name = "coherence"
-
-    def rule(self, samples: Sequence[Sample]) -> list[Ruling]:
-        """One ruling a sample, what is wrong with it as its reason."""
-        reasons = [incoherence(sample.response) for sample in samples]
-        return [Ruling(reason is None, reason=reason or "") for reason in reasons]
+def coherent(sample: Sample) -> Ruling:
+    """True when no test finds the answer broken; else what is wrong with it is the reason."""
+    reason = incoherence(sample.response)
+    return Ruling(reason is None, reason=reason or "")

@@ -8,16 +8,16 @@ file and name that, `--judges harmbench:FILE.j2`. A template may use `request`, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined, Template, TemplateError
 
 from mmcb.errors import MmcbError
-from mmcb.evaluation.judges import Ruling, Sample
+from mmcb.evaluation.judges import Ruling, Rulings, Sample
 from mmcb.evaluation.judges.parsers import PARSERS
 from mmcb.evaluation.judges.specification import JudgeSpec, Prompted
-from mmcb.generation.protocol import Request, Sampling, TextGenerator
+from mmcb.generation.protocol import Completion, Request, Sampling, TextGenerator
 from mmcb.records import Message
 
 MAX_RESPONSE_CHARACTERS = 2048
@@ -44,27 +44,26 @@ class PromptedJudge:
         self._generator: TextGenerator | None = None
         self._template = None if row.template is None else read_template(spec.template_file(row))
 
-    def rule(self, samples: Sequence[Sample]) -> list[Ruling]:
+    def rule(self, samples: Sequence[Sample]) -> Iterator[Rulings]:
         """One ruling a sample; None for an answer that cannot be read, or was not given.
 
         Raises:
             MmcbError: the model cannot be had, or the template fails.
         """
         if not samples:
-            return []
+            return
+        requests = [self._request(str(k), sample) for k, sample in enumerate(samples)]
         if self._generator is None:
             assert self._model is not None
             self._generator = self._make_generator(self._model)
-        requests = [self._request(str(k), sample) for k, sample in enumerate(samples)]
         sampling = Sampling(max_new_tokens=self._row.max_new_tokens)
-        parse = PARSERS[self._row.parser]
-        rulings: dict[str, Ruling] = {}
         for batch in self._generator.generate(requests, sampling):
-            for completion in batch:
-                failed = completion.finish_reason == "error"
-                lost = Ruling(None, reason="the judge gave no answer")
-                rulings[completion.id] = lost if failed else parse(completion.text)
-        return [rulings[request.id] for request in requests]
+            yield [(int(completion.id), self._read(completion)) for completion in batch]
+
+    def _read(self, completion: Completion) -> Ruling:
+        if completion.finish_reason == "error":
+            return Ruling(None, reason="the judge gave no answer")
+        return PARSERS[self._row.parser](completion.text)
 
     def _request(self, name: str, sample: Sample) -> Request:
         response = sample.response[:MAX_RESPONSE_CHARACTERS]

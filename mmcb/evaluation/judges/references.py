@@ -1,15 +1,16 @@
 """Correctness by reference answers, model-free.
 
-A short reference must stand in the answer; a long one is compared by the overlap of words.
+A short reference must stand in the answer; a long one is compared by the overlap of words. Of a
+multiple choice the answer must name the right one, and no other.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 
 from mmcb.evaluation.judges import Ruling, Sample
+from mmcb.evaluation.judges.choices import named_choice
 
 MIN_OVERLAP = 0.5
 """Token F1 from which a long answer counts as right. A coarse line: for real captions use a
@@ -45,18 +46,16 @@ def match(answer: str, reference: str) -> float:
     return float(bool(wanted) and any(given[i : i + len(wanted)] == wanted for i in starts))
 
 
-class ReferencesJudge:
-    """True when the answer matches one of its item's references."""
+def correct(sample: Sample) -> Ruling:
+    """True when the answer matches one of its item's references, the best match as its score.
 
-    name = "references"
-
-    def rule(self, samples: Sequence[Sample]) -> list[Ruling]:
-        """One ruling a sample, the best match as its score; None where nothing is to match."""
-        return [_rule_one(sample) for sample in samples]
-
-
-def _rule_one(sample: Sample) -> Ruling:
+    None where nothing is to match.
+    """
     if sample.task is None or not sample.task.references:
         return Ruling(None, reason="no reference answer")
+    if sample.task.choices:
+        named = named_choice(sample.response, sample.task.choices)
+        right = named is not None and sample.task.choices[named] in sample.task.references
+        return Ruling(right, reason="names no one choice" if named is None else "")
     score = max(match(sample.response, reference) for reference in sample.task.references)
     return Ruling(score >= MIN_OVERLAP, score=score)

@@ -15,17 +15,19 @@ from typing import Any
 
 from mmcb.errors import MmcbError
 from mmcb.evaluation.contamination.check import EvaluationSet, check_contamination
+from mmcb.evaluation.facts import circumstances
 from mmcb.evaluation.lm_eval.config import LmEvalConfig
 from mmcb.evaluation.lm_eval.outcome import outcome_of
 from mmcb.evaluation.lm_eval.summary import summarize
 from mmcb.evaluation.lm_eval.tasks import LoadedTask, load_tasks, require_lm_eval
-from mmcb.evaluation.weights import find_adapter, fingerprints
+from mmcb.evaluation.weights import Roles, find_roles
+from mmcb.generation.config import EngineConfig
 from mmcb.log import get_logger
 from mmcb.models.families import Family
 from mmcb.models.loading import LoadedModel, load_model
 from mmcb.models.locate import locate
-from mmcb.run_folder import RunDir, read_manifest
-from mmcb.store import record_id, write_atomic
+from mmcb.run_folder import RunDir
+from mmcb.store import file_hash, record_id, write_atomic
 
 COMMAND = "evaluation.lm_eval"
 
@@ -39,25 +41,24 @@ def run_lm_eval(config: LmEvalConfig) -> dict[str, Any]:
         MmcbError: lm-eval, the model, the adapter, a task or its data is not there.
     """
     require_lm_eval()
-    adapter = find_adapter(config.adapter, model=config.model)
-    weights = fingerprints(config.model, adapter)
+    roles = find_roles(config.model, config.adapter, EngineConfig())
     manager, tasks = load_tasks(config, sees=_sees(locate(config.model).family))
     out = output_folder(config)
     with RunDir.start(
         out, command=COMMAND, config=config, may_change=frozenset(LmEvalConfig.model_fields)
     ):
-        runner = _Runner(config, adapter, manager)
+        runner = _Runner(config, roles.adapter, manager)
         outcomes = {
             role: {
                 task.name: _outcome(task, role, fingerprint, config, out, runner) for task in tasks
             }
-            for role, fingerprint in weights.items()
+            for role, fingerprint in roles.weights.items()
         }
         results = summarize(tasks, outcomes)
-        asked = [] if adapter is None else tasks
+        asked = [] if roles.adapter is None else tasks
         sets = {t.name: EvaluationSet(list(t.items(config.limit))) for t in asked}
-        results["contamination"] = check_contamination(adapter, sets)
-        results["settings"] = _settings(config, adapter, weights, out)
+        results["contamination"] = check_contamination(roles.adapter, sets)
+        results["settings"] = _settings(config, roles)
         write_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
@@ -156,6 +157,7 @@ def _key(task: LoadedTask, fingerprint: str, config: LmEvalConfig) -> str:
         task.name,
         str(task.shots),
         task.source,
+        *_contents(task, config),
         str(config.limit),
         str(config.apply_chat_template),
         config.dtype,
@@ -163,19 +165,28 @@ def _key(task: LoadedTask, fingerprint: str, config: LmEvalConfig) -> str:
     )
 
 
-def _settings(
-    config: LmEvalConfig, adapter: Path | None, weights: dict[str, str], out: Path
-) -> dict[str, Any]:
-    manifest = read_manifest(out)
+def _contents(task: LoadedTask, config: LmEvalConfig) -> list[str]:
+    """Hashes of the user's own files that a task is made of: a task that was edited is another."""
+    folders = [(config.include_path, "*")]
+    if task.source == str(config.mmlu_csv):
+        folders.append((config.mmlu_csv, "*/*.csv"))
+    return [
+        f"{path.relative_to(folder)} {file_hash(path)}"
+        for folder, pattern in folders
+        if folder is not None
+        for path in sorted(folder.rglob(pattern))
+        if path.is_file()
+    ]
+
+
+def _settings(config: LmEvalConfig, roles: Roles) -> dict[str, Any]:
+    made = circumstances(output_folder(config))
     return {
-        "model": config.model,
-        "adapter": None if adapter is None else str(adapter),
-        "weights": weights,
+        **roles.settings(),
         "limit": config.limit,
         "apply_chat_template": config.apply_chat_template,
+        "dtype": config.dtype,
         "seed": config.seed,
-        "versions": {**manifest["versions"], "lm_eval": metadata.version("lm_eval")},
-        "python": manifest["python"],
-        "platform": manifest["platform"],
-        "git": manifest["git"],
+        **made,
+        "versions": {**made["versions"], "lm_eval": metadata.version("lm_eval")},
     }

@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 from mmcb.evaluation.contamination.check import EvaluationSet, Item, check_contamination
-from mmcb.evaluation.generate import GeneratorFactory
+from mmcb.evaluation.facts import circumstances
+from mmcb.evaluation.generate import GeneratorFactory, sampling_of
 from mmcb.evaluation.quality.answers import answer_all
 from mmcb.evaluation.quality.config import QualityConfig
 from mmcb.evaluation.quality.grading import Grader
 from mmcb.evaluation.quality.questions import read_questions
 from mmcb.evaluation.quality.summary import summarize
-from mmcb.evaluation.weights import find_adapter, fingerprints
-from mmcb.generation.factory import check_available, make_generator, named_family
-from mmcb.generation.protocol import Sampling, TextGenerator
+from mmcb.evaluation.weights import Roles, find_roles
+from mmcb.generation.factory import check_available, make_generator
+from mmcb.generation.protocol import TextGenerator
 from mmcb.log import get_logger
-from mmcb.run_folder import RunDir, read_manifest
+from mmcb.run_folder import RunDir
 from mmcb.store import file_hash, write_atomic
 
 COMMAND = "evaluation.quality"
@@ -51,19 +52,17 @@ def measure_quality(
     )
     if make_judge is None:
         check_available(config.judge_engine, config.judge)
-    named_family(config.engine, config.model)
-    adapter = find_adapter(config.adapter, model=config.model)
-    weights = fingerprints(config.model, adapter, on_server=config.engine.name == "server")
+    roles = find_roles(config.model, config.adapter, config.engine)
     out = output_folder(config)
     with RunDir.start(
         out, command=COMMAND, config=config, may_change=frozenset(QualityConfig.model_fields)
     ):
         answers = answer_all(
             questions,
-            weights=weights,
-            sampling=_sampling(config),
+            weights=roles.weights,
+            sampling=sampling_of(config),
             out=out,
-            make_generator=make_answerer or _answerer(config, adapter),
+            make_generator=make_answerer or roles.generator,
         )
         grades = grader.grade_missing(
             answers, path=out / "grades.jsonl", make_judge=make_judge or _judge(config)
@@ -73,8 +72,8 @@ def measure_quality(
         results = {
             "benchmark": config.benchmark,
             **summarize(answers, grades, seed=config.seed),
-            "contamination": check_contamination(adapter, {config.benchmark: asked}),
-            "settings": _settings(config, adapter, weights, grader, out),
+            "contamination": check_contamination(roles.adapter, {config.benchmark: asked}),
+            "settings": _settings(config, roles, grader),
         }
         write_atomic(out / "results.json", json.dumps(results, indent=2) + "\n")
     return results
@@ -85,24 +84,6 @@ def output_folder(config: QualityConfig) -> Path:
     return config.out or Path("runs/quality") / f"{config.benchmark}-{Path(config.model).name}"
 
 
-def _sampling(config: QualityConfig) -> Sampling:
-    return Sampling(
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_p=config.top_p,
-        seed=config.seed,
-        batch_size=config.batch_size,
-    )
-
-
-def _answerer(config: QualityConfig, adapter: Path | None) -> GeneratorFactory:
-    def make(role: str) -> TextGenerator:
-        _log.info("loading %s%s", config.model, "" if role == "base" else f" with {adapter}")
-        return make_generator(config.engine, config.model, None if role == "base" else adapter)
-
-    return make
-
-
 def _judge(config: QualityConfig) -> Callable[[], TextGenerator]:
     def make() -> TextGenerator:
         _log.info("loading the judge %s", config.judge)
@@ -111,21 +92,11 @@ def _judge(config: QualityConfig) -> Callable[[], TextGenerator]:
     return make
 
 
-def _settings(
-    config: QualityConfig,
-    adapter: Path | None,
-    weights: dict[str, str],
-    grader: Grader,
-    out: Path,
-) -> dict[str, Any]:
-    manifest = read_manifest(out)
+def _settings(config: QualityConfig, roles: Roles, grader: Grader) -> dict[str, Any]:
     files = (config.questions, config.references, config.context)
     return {
-        "model": config.model,
-        "adapter": None if adapter is None else str(adapter),
-        "weights": weights,
-        "engine": config.engine.name,
-        "decoding": _sampling(config).model_dump(mode="json"),
+        **roles.settings(),
+        "decoding": sampling_of(config).model_dump(mode="json"),
         "judge": config.judge,
         "judge_engine": config.judge_engine.name,
         "judge_template": None if config.template is None else str(config.template),
@@ -133,5 +104,5 @@ def _settings(
         "judge_max_new_tokens": config.judge_max_new_tokens,
         "limit": config.limit,
         "files": {str(path): file_hash(path) for path in files if path is not None},
-        **{key: manifest[key] for key in ("versions", "python", "platform", "git")},
+        **circumstances(output_folder(config)),
     }

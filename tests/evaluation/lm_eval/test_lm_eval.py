@@ -22,8 +22,9 @@ from mmcb.evaluation.lm_eval.config import (
     split_task,
 )
 from mmcb.evaluation.lm_eval.outcome import outcome_of
-from mmcb.evaluation.lm_eval.run import run_lm_eval
+from mmcb.evaluation.lm_eval.run import _key, run_lm_eval
 from mmcb.evaluation.lm_eval.summary import paired_change, paper_average, print_summary
+from mmcb.evaluation.lm_eval.tasks import LoadedTask
 from mmcb.run_folder import read_manifest
 from mmcb.runs.found import Run
 from mmcb.runs.outcome import outcome
@@ -272,3 +273,20 @@ def test_numbers_and_changes() -> None:
     assert change["low"] == pytest.approx(-0.25 - 1.96 * 0.25, abs=1e-3)
     assert paired_change([1.0], [1.0]) is None
     assert paired_change([1.0, 0.0], [1.0]) is None
+
+
+def test_a_task_whose_own_files_were_edited_is_another(tmp_path: Path) -> None:
+    data = tmp_path / "test/anatomy_test.csv"
+    data.parent.mkdir()
+    (tmp_path / "own").mkdir()
+    data.write_text("a,b,c,d,e,A\n")
+    (tmp_path / "own/own.yaml").write_text("task: own\n")
+    config = LmEvalConfig(tasks=("mmlu",), mmlu_csv=tmp_path, include_path=tmp_path / "own")
+    task = LoadedTask("mmlu", 0, str(tmp_path), [], {})
+    keys = [_key(task, "weights", config)]
+    data.write_text("a,b,c,d,e,B\n")
+    keys.append(_key(task, "weights", config))
+    (tmp_path / "own/own.yaml").write_text("task: own\nnum_fewshot: 1\n")
+    keys.append(_key(task, "weights", config))
+    assert len(set(keys)) == 3
+    assert _key(task, "weights", config) == keys[-1]
