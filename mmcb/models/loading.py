@@ -15,7 +15,7 @@ from torch import nn
 
 from mmcb.errors import MmcbError
 from mmcb.models.families import Family
-from mmcb.models.generic import row_or_generic
+from mmcb.models.generic import keep_blocks, row_or_generic
 from mmcb.models.locate import Location, locate
 
 _HASH_LIMIT_BYTES = 1 << 30
@@ -126,12 +126,12 @@ def load_model(
     if num_blocks is not None:
         _keep_blocks(text_config, num_blocks, name=name)
     where = _pick_device(device)
+    processor, tokenizer = load_processor(location, family)  # first: it takes no time to fail
     model = _load_weights(location, config, family, dtype=pick_dtype(dtype, config, where))
     if adapter is not None:
         model = _load_adapter(model, adapter)
     model = (model.to(where) if move else model).eval()
     model.requires_grad_(False)
-    processor, tokenizer = load_processor(location, family)
     revision = getattr(config, "_commit_hash", None) or folder_revision(Path(location.source))
     return LoadedModel(name, family, model, processor, tokenizer, revision)
 
@@ -160,15 +160,12 @@ def _load_config(location: Location, *, name: str) -> Any:
 
 
 def _keep_blocks(text_config: Any, num_blocks: int, *, name: str) -> None:
-    """Shorten the config in place: transformers then builds, and reads, only these blocks."""
     if not 1 <= num_blocks <= text_config.num_hidden_layers:
         raise MmcbError(
             f"{name} has {text_config.num_hidden_layers} decoder blocks, {num_blocks} asked for",
             hint="lower the target layers",
         )
-    text_config.num_hidden_layers = num_blocks
-    if getattr(text_config, "layer_types", None):
-        text_config.layer_types = text_config.layer_types[:num_blocks]
+    keep_blocks(text_config, num_blocks)
 
 
 def _pick_device(device: str) -> torch.device:
@@ -215,7 +212,7 @@ def _load_weights(location: Location, config: Any, family: Family, *, dtype: tor
             location.source,
             config=config,
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=_attention(config),
             local_files_only=location.local_only,
             use_safetensors=True,
             trust_remote_code=False,
@@ -238,6 +235,12 @@ def _load_weights(location: Location, config: Any, family: Family, *, dtype: tor
             hint="get the checkpoint again",
         )
     return model
+
+
+def _attention(config: Any) -> str:
+    """sdpa; but Gemma 2's soft caps on attention it would leave out without a word."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if capped else "sdpa"
 
 
 def _load_adapter(model: Any, adapter: Path) -> Any:
