@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from mmcb.errors import MmcbError
+from mmcb.models.adapter import put_adapter
 from mmcb.models.families import Family
 from mmcb.models.generic import keep_blocks, row_or_generic
 from mmcb.models.locate import Location, locate
@@ -122,6 +123,7 @@ def load_model(
     location = locate(name)
     config = _load_config(location, name=name)
     family = location.family or row_or_generic(config, name=name)
+    _refuse_quantized(config, name=name)
     text_config = config.get_text_config()
     if num_blocks is not None:
         _keep_blocks(text_config, num_blocks, name=name)
@@ -129,7 +131,7 @@ def load_model(
     processor, tokenizer = load_processor(location, family)  # first: it takes no time to fail
     model = _load_weights(location, config, family, dtype=pick_dtype(dtype, config, where))
     if adapter is not None:
-        model = _load_adapter(model, adapter)
+        model = put_adapter(model, adapter)
     model = (model.to(where) if move else model).eval()
     model.requires_grad_(False)
     revision = getattr(config, "_commit_hash", None) or folder_revision(Path(location.source))
@@ -166,6 +168,17 @@ def _keep_blocks(text_config: Any, num_blocks: int, *, name: str) -> None:
             hint="lower the target layers",
         )
     keep_blocks(text_config, num_blocks)
+
+
+def _refuse_quantized(config: Any, *, name: str) -> None:
+    settings = getattr(config, "quantization_config", None)
+    if settings is not None:
+        method = settings.get("quant_method") if isinstance(settings, dict) else settings
+        raise MmcbError(
+            f"the weights of {name} are quantized ({method}): they cannot be trained, merged or"
+            " attacked here",
+            hint="give the checkpoint that they were made from",
+        )
 
 
 def _pick_device(device: str) -> torch.device:
@@ -241,25 +254,6 @@ def _attention(config: Any) -> str:
     """sdpa; but Gemma 2's soft caps on attention it would leave out without a word."""
     capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
     return "eager" if capped else "sdpa"
-
-
-def _load_adapter(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    for filename in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (adapter / filename).is_file():
-            raise MmcbError(
-                f"{adapter} is not an adapter: it has no {filename}",
-                hint="give the adapter/ folder of a training run",
-            )
-    try:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise MmcbError(
-            f"the adapter in {adapter} does not fit this model: {_first_line(error)}",
-            hint="give the model that it was trained on",
-        ) from error
 
 
 def load_processor(location: Location, family: Family) -> tuple[Any, Any]:

@@ -140,6 +140,13 @@ def test_others_are_refused_in_a_sentence(tmp_path: Path, model_type: str, reaso
     assert "families.py" in caught.value.hint
 
 
+@pytest.mark.parametrize("content", ['{"model_type": ', "[]"])
+def test_a_broken_config_is_a_sentence_even_before_the_flags(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(MmcbError, match=r"config\.json"):
+        preset(str(tmp_path))
+
+
 def test_a_decoder_that_works_otherwise_is_refused(tmp_path: Path) -> None:
     """Granite's forward pass scales the embeddings, which `run_blocks` does not see."""
     folder = make_tiny_llm(tmp_path, model_type="granite", num_blocks=2)
