@@ -146,15 +146,49 @@ def make_tiny_llava_1_5(
     return folder
 
 
+OTHER_DECODERS: dict[str, dict[str, Any]] = {
+    "qwen2": {},  # biases in attention
+    "qwen2-windows": {
+        "model_type": "qwen2", "use_sliding_window": True, "sliding_window": 6,
+        "max_window_layers": 3,
+    },
+    "qwen3": {},  # norms of queries and keys
+    "llama-3.1": {
+        "model_type": "llama",
+        "rope_parameters": {
+            "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+        },
+    },
+    "mistral-window": {"model_type": "mistral", "sliding_window": 5},
+    "gemma2": {"sliding_window": 5, "attn_logit_softcapping": 1.0},
+    "gemma3_text": {"sliding_window": 5, "tie_word_embeddings": True},  # two kinds of rotation
+    "phi3": {},  # fused maps
+}  # fmt: skip
+"""Decoders in no row of the table, or unlike their row's, and what is particular about them."""
+
+
+def make_other_decoder(folder: Path, name: str) -> Path:
+    """Write a random model of `OTHER_DECODERS`, of 6 blocks, to `folder`; returns it."""
+    settings = {"model_type": name, "num_key_value_heads": 1, **OTHER_DECODERS[name]}
+    return make_tiny_llm(folder, num_blocks=6, **settings)
+
+
 def make_tiny_llm(
-    folder: Path, *, seed: int = 0, model_type: str = "mistral", num_blocks: int = 8
+    folder: Path,
+    *,
+    seed: int = 0,
+    model_type: str = "mistral",
+    num_blocks: int = 8,
+    **settings: Any,
 ) -> Path:
     """Write a random Mistral (8 blocks of width 96), or its like, to `folder`; returns it."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     tokenizer = make_tokenizer()
     tokenizer.chat_template = TEMPLATE
-    config = AutoConfig.for_model(model_type, **_text_settings(tokenizer, num_blocks))
+    settings = {**_text_settings(tokenizer, num_blocks), **settings}
+    config = AutoConfig.for_model(model_type, **settings)
     model = AutoModelForCausalLM.from_config(config).eval()
     _randomize(model, seed)
     model.save_pretrained(folder)

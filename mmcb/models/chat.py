@@ -7,6 +7,7 @@ caption is five characters and a word, not a picture.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from mmcb.errors import MmcbError
@@ -149,17 +150,22 @@ def num_image_tokens(loaded: ChatModel, image_size: tuple[int, int]) -> int:
 
 def neutralize(loaded: ChatModel, text: str) -> str:
     """`text` with every special token of the model broken by a space, `<image>` -> `< image>`."""
-    specials = {*loaded.tokenizer.all_special_tokens, *_image_tokens(loaded)}
-    for token in sorted(specials, key=len, reverse=True):
-        if len(token) > 1:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
+    # `<image>` is LLaVA's own word for it, so a text-only model does not see it either.
+    image_token = getattr(loaded.processor, "image_token", None) or "<image>"
+    for token in (*_special_tokens(loaded.tokenizer), image_token, "<image>"):
+        text = text.replace(token, f"{token[0]} {token[1:]}")
     return text
 
 
-def _image_tokens(loaded: ChatModel) -> tuple[str, ...]:
-    token = getattr(loaded.processor, "image_token", None)
-    # `<image>` is LLaVA's own word for it, so a text-only model does not see it either.
-    return ("<image>",) if token is None else (token, "<image>")
+@lru_cache(maxsize=16)
+def _special_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """All that the tokenizer reads as one token whatever stands around it, longest first.
+
+    Llama 3's `all_special_tokens` are two; that `<|eot_id|>` is one, only its added tokens say.
+    """
+    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    found = {*tokenizer.all_special_tokens, *added}
+    return tuple(sorted((token for token in found if len(token) > 1), key=lambda t: (-len(t), t)))
 
 
 def _render_parts(
@@ -201,6 +207,11 @@ def _apply_template(
 ) -> str:
     from jinja2 import TemplateError
 
+    if getattr(loaded.processor, "chat_template", None) is None:
+        raise MmcbError(
+            f"{loaded.name} has no chat template: it was not trained to converse",
+            hint="use the variant that was (-Instruct, -it, -chat)",
+        )
     last_error: Exception | None = None
     # Mistral's templates refuse a system message; then it goes before the first user text.
     for candidate in (list(messages), _fold_system(messages)):

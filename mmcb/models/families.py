@@ -214,7 +214,8 @@ def family_of_config(config: Any, *, name: str = "this model") -> Family:
         name: what to call the model in the error.
 
     Returns:
-        The row with the same `model_type` and, among several, the nearest number of blocks.
+        The row with the same `model_type` and number of blocks; else that of the hub's model of
+        this type, its layers scaled to the depth.
 
     Raises:
         MmcbError: no row has this `model_type`.
@@ -228,8 +229,23 @@ def family_of_config(config: Any, *, name: str = "this model") -> Family:
             hint="add a row to mmcb/models/families.py; docs/add-a-model.md says how",
         )
     text_config = _get(config, "text_config") or config
-    blocks = _get(text_config, "num_hidden_layers") or 32
-    return min(rows, key=lambda family: abs(family.num_blocks - blocks))
+    blocks = int(_get(text_config, "num_hidden_layers") or 32)
+    exact = [family for family in rows if family.num_blocks == blocks]
+    return exact[0] if exact else at_depth(next(row for row in rows if row.hub_id), blocks)
+
+
+def at_depth(family: Family, num_blocks: int) -> Family:
+    """A row whose targets and LoRA blocks lie at the same share of another depth."""
+    defaults = family.defaults
+
+    def scaled(layer: int) -> int:
+        return round(layer * num_blocks / family.num_blocks)
+
+    targets = tuple(sorted({max(1, scaled(layer)) for layer in defaults.target_layers}))
+    first, last = (scaled(block) for block in defaults.lora_layers)
+    lora_layers = min(first, targets[0] - 1), min(last, num_blocks - 1)
+    changed = replace(defaults, target_layers=targets, lora_layers=lora_layers)
+    return replace(family, num_blocks=num_blocks, defaults=changed)
 
 
 def known_family(name: str) -> Family | None:

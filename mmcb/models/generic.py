@@ -1,4 +1,4 @@
-"""Defaults for a decoder that is in no row of the table, and a check that we can run its blocks."""
+"""Defaults for a decoder that no row of the table fits, and a check that we can run its blocks."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from mmcb.models.families import (
     FAMILIES,
     LLAMA_LINEAR,
     Family,
+    at_depth,
     family_of_config,
 )
 from mmcb.models.recipe_defaults import RecipeDefaults
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
 LAYERS = "model.layers"
 """Where transformers keeps the blocks of a Llama-like decoder."""
 
-UPSTREAM_TARGETS, UPSTREAM_BLOCKS = (10, 20), 32
-"""The authors' targets and the depth they belong to; other depths take the same share."""
+LINEAR = (*LLAMA_LINEAR, "qkv_proj", "gate_up_proj")
+"""Maps that get an adapter where a block has them: Llama's, and those that others fuse."""
+
+UPSTREAM = RecipeDefaults(
+    reroute_weight=5.0, retain_weight=5.0, target_layers=(10, 20), lora_layers=(0, 20), mask="all"
+)
+"""The authors' recipe for Mistral's 32 blocks; other depths take the same share of theirs."""
 
 TOLERANCE = 1e-2
 """Largest difference, as a share of the largest entry, between transformers' hidden states and
@@ -60,38 +66,31 @@ def generic_family(config: Any, *, name: str) -> Family:
     block, num_blocks = _one_block(config)
     modules = tuple(
         linear
-        for linear in LLAMA_LINEAR
+        for linear in LINEAR
         if any(path.count(".") == 1 and path.endswith(f".{linear}") for path in block)
     )
     if not modules:
         raise MmcbError(
             f"{name} has model type {model_type!r}, which is not in mmcb's table and has no"
-            f" Llama-like decoder ({LAYERS} with {', '.join(LLAMA_LINEAR)})",
+            f" Llama-like decoder ({LAYERS} with {', '.join(LINEAR)})",
             hint="add a row to mmcb/models/families.py; docs/add-a-model.md says how",
         )
-    scaled = (max(1, round(num_blocks * k / UPSTREAM_BLOCKS)) for k in UPSTREAM_TARGETS)
-    targets = tuple(sorted(set(scaled)))
-    return Family(
+    row = Family(
         name=model_type,
         hub_id=None,
         kind="llm",
         config_model_type=model_type,
-        num_blocks=num_blocks,
+        num_blocks=32,
         decoder_layers=LAYERS,
         lora_modules=modules,
-        defaults=RecipeDefaults(
-            reroute_weight=5.0,
-            retain_weight=5.0,
-            target_layers=targets,
-            lora_layers=(0, min(targets[-1], num_blocks - 1)),
-            mask="all",
-        ),
+        defaults=UPSTREAM,
     )
+    return at_depth(row, num_blocks)
 
 
 def is_generic(family: Family) -> bool:
-    """Whether a row was made here, and not taken from the table."""
-    return family.name not in FAMILIES
+    """Whether a row was made for a config, and not taken from the table as it stands."""
+    return family not in FAMILIES.values()
 
 
 def check_decoder(loaded: LoadedModel) -> None:
@@ -104,9 +103,6 @@ def check_decoder(loaded: LoadedModel) -> None:
 
     from mmcb.models.hidden import embed_inputs, run_blocks
 
-    kinds = set(getattr(loaded.decoder.config, "layer_types", None) or ())
-    if len(kinds) > 1:
-        raise _unlike(loaded, f"mixes {' and '.join(sorted(kinds))}")
     ids = torch.arange(1, 13, device=loaded.device)[None]
     blocks = range(len(loaded.decoder_layers) + 1)
     with torch.no_grad():
@@ -116,9 +112,9 @@ def check_decoder(loaded: LoadedModel) -> None:
             ours = run_blocks(
                 loaded, embedded, None, None, start=0, stop=blocks[-1], collect=set(blocks)
             )
-        except (TypeError, AttributeError) as error:
-            raise _unlike(loaded, f"takes other arguments: {error}") from error
-        ours[blocks[-1]] = loaded.decoder.norm(ours[blocks[-1]])
+            ours[blocks[-1]] = loaded.decoder.norm(ours[blocks[-1]])
+        except (TypeError, AttributeError, KeyError) as error:
+            raise _unlike(loaded, f"is built otherwise: {error}") from error
     for layer, theirs in enumerate(own.hidden_states):
         difference = float((ours[layer] - theirs).abs().max() / theirs.abs().max())
         if not difference <= TOLERANCE:
@@ -166,11 +162,16 @@ def _one_block(config: Any) -> tuple[list[str], int]:
         config = AutoConfig.for_model(config["model_type"], **rest)
     short = copy.deepcopy(config.get_text_config())
     num_blocks = int(short.num_hidden_layers)
-    short.num_hidden_layers = 1
-    if getattr(short, "layer_types", None):
-        short.layer_types = short.layer_types[:1]
+    keep_blocks(short, 1)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(short)
     layers = dict(model.named_modules()).get(LAYERS)
     names = [] if layers is None else [path for path, _ in layers[0].named_modules()]
     return names, num_blocks
+
+
+def keep_blocks(text_config: Any, num_blocks: int) -> None:
+    """Shorten a config in place: transformers then builds, and reads, only the first blocks."""
+    text_config.num_hidden_layers = num_blocks
+    if vars(text_config).get("layer_types"):
+        text_config.layer_types = text_config.layer_types[:num_blocks]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
+from inspect import signature
 from typing import Any
 
 import torch
@@ -123,18 +124,19 @@ def run_blocks(
         else:
             position_ids = position_ids_of(attention_mask)
     decoder = loaded.decoder
-    mask = _causal_mask(decoder.config, hidden_BTD, attention_mask)
-    position_embeddings = decoder.rotary_emb(hidden_BTD, position_ids=position_ids)
+    kinds = getattr(decoder.config, "layer_types", None) or [""] * len(layers)
+    masks = _causal_masks(decoder.config, hidden_BTD, attention_mask)
+    rotations = _rotations(decoder.rotary_emb, hidden_BTD, position_ids, kinds=set(kinds))
     states = {start: hidden_BTD} if start in collect else {}
     for block in range(start, stop):
         run = _again(layers[block]) if checkpoint else layers[block]
         hidden_BTD = run(
             hidden_BTD,
-            attention_mask=mask,
+            attention_mask=masks[kinds[block]],
             position_ids=position_ids,
             past_key_values=None,
             use_cache=False,
-            position_embeddings=position_embeddings,
+            position_embeddings=rotations[kinds[block]],
         )
         if block + 1 in collect:
             states[block + 1] = hidden_BTD
@@ -155,19 +157,29 @@ def _check_range(start: int, stop: int, collect: Collection[int], *, num_blocks:
         raise ValueError(f"hidden states {outside} are not made by blocks [{start}, {stop})")
 
 
-def _causal_mask(config: Any, hidden_BTD: Tensor, attention_mask: Tensor | None) -> Any:
-    """The mask that the decoder's own forward would make (None where sdpa needs none).
+def _causal_masks(
+    config: Any, hidden_BTD: Tensor, attention_mask: Tensor | None
+) -> Mapping[str, Any]:
+    """For each kind of attention the mask that the decoder's own forward would make.
 
     Position ids are kept from it: it would look in them for packed sequences, and wait for the
     device to do so.
     """
-    from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+    from transformers.masking_utils import create_masks_for_generate
 
-    windowed = getattr(config, "sliding_window", None) is not None
-    make = create_sliding_window_causal_mask if windowed else create_causal_mask
-    return make(
+    made = create_masks_for_generate(
         config=config,
         inputs_embeds=hidden_BTD,
         attention_mask=attention_mask,
         past_key_values=None,
     )
+    return made if isinstance(made, dict) else {"": made}
+
+
+def _rotations(
+    rotary: Any, hidden_BTD: Tensor, position_ids: Tensor, *, kinds: Collection[str]
+) -> Mapping[str, Any]:
+    """For each kind of attention its rotations, which most decoders share among all."""
+    if "layer_type" in signature(rotary.forward).parameters:
+        return {kind: rotary(hidden_BTD, position_ids, layer_type=kind) for kind in kinds}
+    return dict.fromkeys(kinds, rotary(hidden_BTD, position_ids=position_ids))

@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from mmcb.errors import MmcbError
+from mmcb.models.adapter import put_adapter
 from mmcb.models.families import Family
-from mmcb.models.generic import row_or_generic
+from mmcb.models.generic import keep_blocks, row_or_generic
 from mmcb.models.locate import Location, locate
 
 _HASH_LIMIT_BYTES = 1 << 30
@@ -122,16 +123,17 @@ def load_model(
     location = locate(name)
     config = _load_config(location, name=name)
     family = location.family or row_or_generic(config, name=name)
+    _refuse_quantized(config, name=name)
     text_config = config.get_text_config()
     if num_blocks is not None:
         _keep_blocks(text_config, num_blocks, name=name)
     where = _pick_device(device)
+    processor, tokenizer = load_processor(location, family)  # first: it takes no time to fail
     model = _load_weights(location, config, family, dtype=pick_dtype(dtype, config, where))
     if adapter is not None:
-        model = _load_adapter(model, adapter)
+        model = put_adapter(model, adapter)
     model = (model.to(where) if move else model).eval()
     model.requires_grad_(False)
-    processor, tokenizer = load_processor(location, family)
     revision = getattr(config, "_commit_hash", None) or folder_revision(Path(location.source))
     return LoadedModel(name, family, model, processor, tokenizer, revision)
 
@@ -160,15 +162,23 @@ def _load_config(location: Location, *, name: str) -> Any:
 
 
 def _keep_blocks(text_config: Any, num_blocks: int, *, name: str) -> None:
-    """Shorten the config in place: transformers then builds, and reads, only these blocks."""
     if not 1 <= num_blocks <= text_config.num_hidden_layers:
         raise MmcbError(
             f"{name} has {text_config.num_hidden_layers} decoder blocks, {num_blocks} asked for",
             hint="lower the target layers",
         )
-    text_config.num_hidden_layers = num_blocks
-    if getattr(text_config, "layer_types", None):
-        text_config.layer_types = text_config.layer_types[:num_blocks]
+    keep_blocks(text_config, num_blocks)
+
+
+def _refuse_quantized(config: Any, *, name: str) -> None:
+    settings = getattr(config, "quantization_config", None)
+    if settings is not None:
+        method = settings.get("quant_method") if isinstance(settings, dict) else settings
+        raise MmcbError(
+            f"the weights of {name} are quantized ({method}): they cannot be trained, merged or"
+            " attacked here",
+            hint="give the checkpoint that they were made from",
+        )
 
 
 def _pick_device(device: str) -> torch.device:
@@ -215,7 +225,7 @@ def _load_weights(location: Location, config: Any, family: Family, *, dtype: tor
             location.source,
             config=config,
             dtype=dtype,
-            attn_implementation="sdpa",
+            attn_implementation=_attention(config),
             local_files_only=location.local_only,
             use_safetensors=True,
             trust_remote_code=False,
@@ -240,23 +250,10 @@ def _load_weights(location: Location, config: Any, family: Family, *, dtype: tor
     return model
 
 
-def _load_adapter(model: Any, adapter: Path) -> Any:
-    from peft import PeftModel
-    from safetensors import SafetensorError
-
-    for filename in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (adapter / filename).is_file():
-            raise MmcbError(
-                f"{adapter} is not an adapter: it has no {filename}",
-                hint="give the adapter/ folder of a training run",
-            )
-    try:
-        return PeftModel.from_pretrained(model, str(adapter), is_trainable=False)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        raise MmcbError(
-            f"the adapter in {adapter} does not fit this model: {_first_line(error)}",
-            hint="give the model that it was trained on",
-        ) from error
+def _attention(config: Any) -> str:
+    """sdpa; but Gemma 2's soft caps on attention it would leave out without a word."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+    return "eager" if capped else "sdpa"
 
 
 def load_processor(location: Location, family: Family) -> tuple[Any, Any]:

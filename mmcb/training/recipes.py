@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from mmcb.config import Config
 from mmcb.errors import MmcbError
 from mmcb.models.families import Family, known_family
 from mmcb.models.generic import row_or_generic
+from mmcb.models.locate import read_json
 from mmcb.models.recipe_defaults import Mask, RecipeDefaults, RerouteTarget, clip_lora_layers
 from mmcb.training.config import TrainingConfig
 from mmcb.training.schedule import Schedule
@@ -273,9 +273,7 @@ def _check_layers(recipe: Recipe, asked: tuple[int, int], family: Family) -> Non
 
 def _family_of_folder(folder: Path) -> Family | None:
     file = folder / "config.json"
-    return (
-        row_or_generic(json.loads(file.read_text()), name=str(folder)) if file.is_file() else None
-    )
+    return row_or_generic(read_json(file), name=str(folder)) if file.is_file() else None
 
 
 def _first(*values: Any) -> Any:

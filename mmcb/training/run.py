@@ -23,7 +23,7 @@ from mmcb.training.examples import ExampleSet, check_examples, encode_examples
 from mmcb.training.mixing import Drawn, Part, mix, read_sets
 from mmcb.training.outputs import OutputsAtEnd
 from mmcb.training.processes import accelerator_of, from_main, wants_sharding
-from mmcb.training.recipes import Recipe, read_recipe, resolve_recipe
+from mmcb.training.recipes import Recipe, read_recipe, recipe_of
 from mmcb.training.reroute import add_adapter
 from mmcb.training.sets import Sets, describe, find_sets, input_files
 from mmcb.training.trackers import check_trackers, tracking
@@ -104,14 +104,6 @@ def _train_in(run: RunDir, config: TrainingConfig, *, sets: Sets, accelerator: A
     """Load, encode, train, save: the part of a run that takes long."""
     drawn = read_sets(sets, config)
     loaded, recipe = _load(config, device=str(accelerator.device))
-    if is_generic(loaded.family):
-        check_decoder(loaded)
-        _log.info(
-            "model type %s is in no row of the table: a generic recipe, targets %s,"
-            " LoRA on %s of blocks %d to %d",
-            loaded.family.name, recipe.target_layers, "/".join(loaded.family.lora_modules),
-            *recipe.lora_layers,
-        )  # fmt: skip
     from_main(accelerator, lambda: _write_recipe(run, recipe))
     train_set, heldout_set = _encode(
         run, config, loaded=loaded, recipe=recipe, drawn=drawn, sets=sets, accelerator=accelerator
@@ -185,24 +177,23 @@ def _history(run: Path, checkpoint: Path, recipe: Recipe) -> list[dict[str, Any]
 
 
 def _load(config: TrainingConfig, *, device: str) -> tuple[LoadedModel, Recipe]:
-    """The model with as many blocks as its recipe needs, and the recipe.
-
-    A hub id that is not in the table shows its family only when its config is there.
-    """
-    family = locate(config.model).family
-    # What will be sharded need not fit on one device.
-    how: dict[str, Any] = {"device": device, "dtype": config.dtype, "move": not wants_sharding()}
-    if family is not None:
-        recipe = resolve_recipe(config, family)
-        return load_model(config.model, num_blocks=recipe.num_blocks, **how), recipe
-    loaded = load_model(config.model, **how)
-    recipe = resolve_recipe(config, loaded.family)
-    if len(loaded.decoder_layers) < recipe.num_blocks:
-        raise MmcbError(
-            f"{config.model} has {len(loaded.decoder_layers)} blocks; the recipe of "
-            f"{loaded.family.name} wants {recipe.num_blocks}",
-            hint="give --target-layers and --lora-layers",
-        )
+    """The model with as many blocks as its recipe needs, checked if no row was made for it."""
+    recipe = recipe_of(config)
+    loaded = load_model(
+        config.model,
+        num_blocks=recipe.num_blocks,
+        device=device,
+        dtype=config.dtype,
+        move=not wants_sharding(),  # what will be sharded need not fit on one device
+    )
+    if is_generic(loaded.family):
+        check_decoder(loaded)
+        _log.info(
+            "model type %s at this depth is in no row of the table: a recipe scaled to it,"
+            " targets %s, LoRA on %s of blocks %d to %d",
+            loaded.family.config_model_type, recipe.target_layers,
+            "/".join(loaded.family.lora_modules), *recipe.lora_layers,
+        )  # fmt: skip
     return loaded, recipe
 
 

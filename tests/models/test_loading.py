@@ -1,3 +1,4 @@
+import json
 import shutil
 import time
 from pathlib import Path
@@ -84,6 +85,36 @@ def test_a_truncated_file_is_refused(llm_folder: Path, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(MmcbError):
         load_model(str(folder))
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "fp8"])
+def test_quantized_weights_are_refused(llm_folder: Path, tmp_path: Path, method: str) -> None:
+    folder = tmp_path / "quantized"
+    shutil.copytree(llm_folder, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": method, "bits": 4, "load_in_4bit": True}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(MmcbError, match=rf"quantized \({method}\)"):
+        load_model(str(folder), device="cpu")
+
+
+def test_a_missing_shard_is_named(llm_folder: Path, tmp_path: Path) -> None:
+    load_model(str(llm_folder)).model.save_pretrained(tmp_path, max_shard_size="300KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(llm_folder / name, tmp_path)
+    sorted(tmp_path.glob("*.safetensors"))[1].unlink()
+    with pytest.raises(MmcbError, match="model-00002-of-"):
+        load_model(str(tmp_path))
+
+
+def test_a_folder_without_a_tokenizer_is_refused_before_its_weights_are_read(
+    llm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(llm_folder / name, tmp_path)
+    monkeypatch.setattr("mmcb.models.loading._load_weights", lambda *_, **__: pytest.fail("read"))
+    with pytest.raises(MmcbError, match="cannot load the processor"):
+        load_model(str(tmp_path))
 
 
 def test_pickled_weights_are_refused(llm_folder: Path, tmp_path: Path) -> None:

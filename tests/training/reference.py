@@ -6,10 +6,11 @@ adapter, in float64. Nothing of `mmcb.training` but the encoded examples and the
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmcb.models.loading import LoadedModel
 from mmcb.training.batches import PixelCache
@@ -22,13 +23,19 @@ TILT = 0.1
 
 
 def in_float64(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
-    """The same model in float64 throughout: transformers' RMS norm would go through float32."""
+    """The same model in float64 throughout: norms and softmax would go through float32."""
+    to, softmax = Tensor.to, torch.nn.functional.softmax
 
-    def forward(self: nn.Module, hidden: Tensor) -> Tensor:
-        variance = hidden.pow(2).mean(-1, keepdim=True)
-        return self.weight * (hidden * torch.rsqrt(variance + self.variance_epsilon))
+    def exact_to(self: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        lowers = self.dtype == torch.float64 and args == (torch.float32,)
+        return self if lowers else to(self, *args, **kwargs)
 
-    monkeypatch.setattr(type(loaded.decoder.norm), "forward", forward)
+    def exact_softmax(x: Tensor, *args: Any, dtype: Any = None, **kwargs: Any) -> Tensor:
+        return softmax(x, *args, **kwargs)
+
+    monkeypatch.setattr(Tensor, "float", lambda self: exact_to(self, torch.float32))
+    monkeypatch.setattr(Tensor, "to", exact_to)
+    monkeypatch.setattr(torch.nn.functional, "softmax", exact_softmax)
     loaded.model.double()
     return loaded
 

@@ -3,8 +3,12 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from mmcb.errors import MmcbError
 from mmcb.models.families import FAMILIES, family_of_config
@@ -15,15 +19,28 @@ from mmcb.training.config import TrainingConfig
 from mmcb.training.recipes import preset, read_recipe, recipe_of
 from mmcb.training.run import train
 from mmcb.training.trainer import read_metrics
-from tests.tiny_models import make_tiny_llm, make_tiny_vlm
+from tests.tiny_models import (
+    OTHER_DECODERS,
+    make_other_decoder,
+    make_tiny_llm,
+    make_tiny_vlm,
+)
 
 
-def _one_step(folder: Path, data: Path, out: Path) -> Path:
+def _one_step(folder: Path, data: Path, out: Path, **changes: object) -> Path:
     """A step of the family's own recipe, but for the size of the batch."""
-    return train(
-        TrainingConfig(model=str(folder), data=data, out=out, steps=1, batch_size=1,
-                       retain_batch_size=1, validate_every=0, device="cpu", evaluate=False)
-    )  # fmt: skip
+    settings = {
+        "model": str(folder),
+        "data": data,
+        "out": out,
+        "steps": 1,
+        "batch_size": 1,
+        "retain_batch_size": 1,
+        "validate_every": 0,
+        "device": "cpu",
+        "evaluate": False,
+    }
+    return train(TrainingConfig.model_validate(settings | changes))  # fmt: skip
 
 
 def _adapted_blocks(run: Path) -> set[int]:
@@ -62,12 +79,35 @@ def test_a_decoder_in_no_row_gets_the_generic_recipe(
     assert preset(str(folder)).target_layers == (4, 8)
     with caplog.at_level(logging.INFO, logger="mmcb"):
         run = _one_step(folder, data_folder, tmp_path / "run")
-    (line,) = [r.getMessage() for r in caplog.records if "generic recipe" in r.getMessage()]
+    (line,) = [r.getMessage() for r in caplog.records if "scaled to it" in r.getMessage()]
     assert "qwen2" in line
     assert "q_proj/k_proj/v_proj/o_proj/gate_proj/up_proj/down_proj" in line
     assert _adapted_blocks(run) == set(range(8))
     config = TrainingConfig(model=str(folder), steps=1, batch_size=1, retain_batch_size=1)
     assert read_recipe(run / "recipe.json") == recipe_of(config)
+
+
+@pytest.mark.parametrize("name", OTHER_DECODERS)
+def test_what_other_decoders_leave_loads_in_transformers(
+    name: str, data_folder: Path, tmp_path: Path
+) -> None:
+    folder = make_other_decoder(tmp_path / "model", name)
+    run = _one_step(folder, data_folder, tmp_path / "run", merge=True, learning_rate=0.01)
+    assert _adapted_blocks(run) == {0, 1, 2, 3}
+    ids = torch.arange(10, 40)[None]
+
+    def logits(model: Any) -> torch.Tensor:
+        with torch.no_grad():
+            return model(input_ids=ids).logits
+
+    how = {"attn_implementation": "eager"}  # the only one that knows Gemma 2's soft caps
+    base = AutoModelForCausalLM.from_pretrained(folder, **how)
+    before = logits(base)
+    torch.testing.assert_close(logits(load_model(str(folder)).model), before, atol=1e-4, rtol=1e-4)
+    adapted = logits(PeftModel.from_pretrained(base, run / "adapter"))
+    assert (adapted - before).abs().max() > 0.01
+    merged = AutoModelForCausalLM.from_pretrained(run / "merged", **how)
+    torch.testing.assert_close(logits(merged), adapted, atol=1e-3, rtol=1e-3)
 
 
 def test_generic_targets_take_upstreams_share_of_the_depth() -> None:
@@ -79,9 +119,9 @@ def test_generic_targets_take_upstreams_share_of_the_depth() -> None:
     assert not any(is_generic(family) for family in FAMILIES.values())
 
 
-def test_fused_maps_leave_what_has_the_names() -> None:
+def test_fused_maps_are_adapted() -> None:
     family = generic_family({"model_type": "phi3", "pad_token_id": 0}, name="x")
-    assert family.lora_modules == ("o_proj", "down_proj")
+    assert family.lora_modules == ("o_proj", "down_proj", "qkv_proj", "gate_up_proj")
 
 
 @pytest.mark.parametrize(
@@ -100,6 +140,13 @@ def test_others_are_refused_in_a_sentence(tmp_path: Path, model_type: str, reaso
     assert "families.py" in caught.value.hint
 
 
+@pytest.mark.parametrize("content", ['{"model_type": ', "[]"])
+def test_a_broken_config_is_a_sentence_even_before_the_flags(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(MmcbError, match=r"config\.json"):
+        preset(str(tmp_path))
+
+
 def test_a_decoder_that_works_otherwise_is_refused(tmp_path: Path) -> None:
     """Granite's forward pass scales the embeddings, which `run_blocks` does not see."""
     folder = make_tiny_llm(tmp_path, model_type="granite", num_blocks=2)
@@ -109,10 +156,24 @@ def test_a_decoder_that_works_otherwise_is_refused(tmp_path: Path) -> None:
     assert is_generic(loaded.family)
     with pytest.raises(MmcbError, match=r"gives other values for hidden_states\[0\]"):
         check_decoder(loaded)
-    loaded.decoder.config.layer_types = ["full_attention", "sliding_attention"]
-    with pytest.raises(MmcbError, match="mixes full_attention and sliding_attention"):
+    loaded.decoder.config.layer_types = ["full_attention", "attention_of_mine"]
+    with pytest.raises(MmcbError, match="is built otherwise"):
         check_decoder(loaded)
 
 
-def test_the_table_comes_first() -> None:
-    assert family_of_config({"model_type": "llama", "num_hidden_layers": 40}).name == "llama-3"
+def test_a_row_is_scaled_to_another_depth() -> None:
+    """Llama-3.2-1B has 16 blocks, LLaVA-1.6 with Vicuna-13B 40: both types have a row of 32."""
+    small = family_of_config({"model_type": "llama", "num_hidden_layers": 16})
+    assert (small.name, small.num_blocks) == ("llama-3", 16)
+    assert small.defaults.target_layers == (5, 10)
+    assert small.defaults.lora_layers == (0, 10)
+    assert small.defaults.no_request_fraction == FAMILIES["llama-3"].defaults.no_request_fraction
+    text = {"num_hidden_layers": 40}
+    large = family_of_config({"model_type": "llava_next", "text_config": text})
+    assert large.defaults.target_layers == (20,)
+    assert large.defaults.lora_layers == (18, 20)
+    assert is_generic(small)
+    # Never the miniature world's recipe, and its evaluation, for a stranger of another depth.
+    assert not family_of_config(
+        {"model_type": "mistral", "num_hidden_layers": 9}
+    ).defaults.evaluate_after

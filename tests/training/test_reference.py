@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from mmcb.models.loading import LoadedModel
+from mmcb.models.loading import LoadedModel, load_model
 from mmcb.training.batches import PixelCache
 from mmcb.training.examples import EncodedExample
 from mmcb.training.losses import escape_directions
@@ -15,6 +15,7 @@ from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter, add_adapter
 from mmcb.training.schedule import Weights
 from mmcb.training.targets import reroute_targets
+from tests.tiny_models import OTHER_DECODERS, make_other_decoder
 from tests.training.helpers import KINDS, Load, encoded, tiny_recipe
 from tests.training.reference import (
     gradients,
@@ -108,6 +109,18 @@ def test_other_targets_are_the_slow_ones_too(
     rerouter = Rerouter(loaded, recipe, seed=0).eval()
     rerouter.objective.aim(targets)
     _compare(loaded, recipe, rerouter, examples, targets=targets)
+
+
+@pytest.mark.parametrize("name", OTHER_DECODERS)
+def test_other_decoders_are_the_slow_ones_too(
+    data_folder, monkeypatch, tmp_path, name: str
+) -> None:
+    folder = make_other_decoder(tmp_path, name)
+    loaded, recipe = _ready(
+        lambda *_, **how: load_model(str(folder), **how), "llm", monkeypatch, lora_layers=(1, 3)
+    )
+    rerouter = Rerouter(loaded, recipe, seed=0).eval()
+    _compare(loaded, recipe, rerouter, _some(data_folder, loaded, recipe))
 
 
 def _compare(
