@@ -37,7 +37,7 @@ COMMANDS = {
 
 def main() -> None:
     """Run the command that is named first on the command line."""
-    args = _joined(sys.argv[1:])
+    args = sys.argv[1:]
     if not args or args[0] in ("-h", "--help"):
         sys.stdout.write(_listing() + "\n")
     elif args[0] == "--version":
@@ -49,13 +49,6 @@ def main() -> None:
     else:
         sys.stderr.write(_unknown(args[0]))
         sys.exit(2)
-
-
-def _joined(args: list[str]) -> list[str]:
-    """`attacks check` is the command `attacks.check`."""
-    if len(args) > 1 and args[0] not in COMMANDS and ".".join(args[:2]) in COMMANDS:
-        return [".".join(args[:2]), *args[2:]]
-    return args
 
 
 def run(command: str, args: Sequence[str]) -> None:
@@ -86,11 +79,12 @@ def _listing() -> str:
 
 
 def _unknown(name: str) -> str:
+    group = [command for command in COMMANDS if command.startswith(f"{name}.")]
     close = difflib.get_close_matches(name.replace("-", "_"), COMMANDS, n=1, cutoff=0.5)
     tails = {command.rpartition(".")[2]: command for command in COMMANDS}
     close = close or [tails[tail] for tail in difflib.get_close_matches(name, tails, n=1)]
-    close = close or [command for command in COMMANDS if command.startswith(f"{name}.")]
-    hint = f"did you mean `mmcb {close[0]}`?" if close else "`mmcb` lists the commands"
+    meant = " or ".join(f"`mmcb {command}`" for command in group or close)
+    hint = f"did you mean {meant}?" if meant else "`mmcb` lists the commands"
     return f"error: unknown command {name!r}\nhint: {hint}\n"
 
 

@@ -10,7 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "mmcb").rglob("*.py"))
-BASE = ["__main__", "cli", "config", "errors", "log", "records", "runs", "store"]
+BASE = [
+    "__main__",
+    "cli",
+    "config",
+    "errors",
+    "log",
+    "record_index",
+    "records",
+    "run_folder",
+    "store",
+]
 MAX_FILE_LINES = 300
 MAX_FUNCTION_LINES = 50
 

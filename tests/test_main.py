@@ -218,13 +218,21 @@ def test_listing(
 def test_a_space_does_for_the_dot(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, list[str]]] = []
     monkeypatch.setattr(__main__, "run", lambda name, args: ran.append((name, list(args))))
-    for words in (["coco", "download", "--split", "x"], ["coco.download"], ["merge", "--out", "y"]):
+    for words in (
+        ["coco", "download", "--split", "x"],
+        ["coco.download"],
+        ["merge", "--out", "y"],
+        ["evaluation", "sample"],
+        ["evaluation", "--limit", "2"],
+    ):
         monkeypatch.setattr(sys, "argv", ["mmcb", *words])
         __main__.main()
     assert ran == [
         ("coco.download", ["--split", "x"]),
         ("coco.download", []),
         ("merge", ["--out", "y"]),
+        ("evaluation.sample", []),
+        ("evaluation", ["--limit", "2"]),
     ]
 
 
@@ -242,6 +250,7 @@ def test_version(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyP
         ("attacks.image-hijack", "attacks.image_hijack"),
         ("evaluate", "evaluation"),
         ("coco", "coco.download"),
+        ("runs", "runs.ls` or `mmcb runs.show` or `mmcb runs.compare"),
     ],
 )
 def test_unknown_command(
@@ -264,17 +273,3 @@ def test_hopeless_command(
     with pytest.raises(SystemExit):
         __main__.main()
     assert "`mmcb` lists the commands" in capsys.readouterr().err
-
-
-def test_a_command_of_two_words(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ran: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(__main__, "run", lambda command, args: ran.append((command, list(args))))
-    for args in (["attacks", "check", "--steps", "3"], ["attacks.check", "--steps", "3"]):
-        monkeypatch.setattr(sys, "argv", ["mmcb", *args])
-        __main__.main()
-    assert ran == [("attacks.check", ["--steps", "3"])] * 2
-    monkeypatch.setattr(sys, "argv", ["mmcb", "attacks"])
-    with pytest.raises(SystemExit):
-        __main__.main()

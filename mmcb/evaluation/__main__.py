@@ -11,7 +11,7 @@ def main() -> None:
     run_command(
         EvaluationConfig,
         _run,
-        prog="python -m mmcb.evaluation",
+        prog="mmcb evaluation",
         description=(
             "Put direct requests, trigger phrases, prefills and image hijacks to a model before "
             "and after its defence, measure what it can still do, and write results.json and "

@@ -24,7 +24,7 @@ def main() -> None:
     run_command(
         AgreeConfig,
         _run,
-        prog="mmcb evaluation agree",
+        prog="mmcb evaluation.agree",
         description=(
             "Score the judges of an evaluation against a person's labels: raw agreement and "
             "Cohen's kappa of each pair, with n. Also writes agreement.json."

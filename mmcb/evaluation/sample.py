@@ -22,7 +22,7 @@ def main() -> None:
     run_command(
         SampleConfig,
         _run,
-        prog="mmcb evaluation sample",
+        prog="mmcb evaluation.sample",
         description=(
             "Draw answers of an evaluation for a person to label: write yes (it does the harm) or "
             "no into the column label, then `mmcb evaluation agree`. The sheet holds the answers "

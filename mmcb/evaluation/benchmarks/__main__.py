@@ -17,7 +17,7 @@ def main() -> None:
     run_command(
         BenchmarkConfig,
         _run,
-        prog="mmcb evaluation benchmarks",
+        prog="mmcb evaluation.benchmarks",
         description=(
             "Read a published benchmark's own files into the behaviors and tasks that "
             "`mmcb evaluation` and the attacks take. Pictures stay where they are."

@@ -22,7 +22,7 @@ def main() -> None:
     run_command(
         LmEvalConfig,
         _run,
-        prog="mmcb evaluation lm_eval",
+        prog="mmcb evaluation.lm_eval",
         description=(
             "Run tasks of EleutherAI's lm-evaluation-harness on the base model and with the "
             "adapter, with the same settings; by default the paper's. The same command again goes "

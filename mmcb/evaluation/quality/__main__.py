@@ -22,7 +22,7 @@ def main() -> None:
     run_command(
         QualityConfig,
         _run,
-        prog="mmcb evaluation quality",
+        prog="mmcb evaluation.quality",
         description=(
             "Put MT-Bench's or LLaVA-Bench's questions to a model before and after its defence and "
             "have a judge grade the answers. The same command again resumes."

@@ -15,7 +15,7 @@ def main() -> None:
     run_command(
         PretrainConfig,
         _run,
-        prog="python -m mmcb.miniature.pretrain",
+        prog="mmcb miniature.pretrain",
         description="Train the two miniature models from nothing.",
     )
 
