@@ -87,6 +87,11 @@ class Column:
         """`over_refusal` or `coherence_benign`."""
         return self.rate("models", self.role, key)
 
+    def capability_run(self, benchmark: str) -> Mapping[str, Any] | None:
+        """What a command of its own measured (`capability_runs`), None if it did not."""
+        runs: Mapping[str, Any] = self.evaluation.results.get("capability_runs", {})
+        return runs.get(benchmark)
+
     def rate(self, *path: str) -> Rate:
         """The rate at a path of keys in results.json; not measured where there is none."""
         found: Any = self.evaluation.results

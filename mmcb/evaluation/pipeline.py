@@ -14,6 +14,7 @@ from typing import Any
 
 from mmcb.evaluation.budget import attack_budgets
 from mmcb.evaluation.by_run import rates_by_run
+from mmcb.evaluation.capability_runs import read_capability_runs
 from mmcb.evaluation.completions import write_harmbench
 from mmcb.evaluation.config import EvaluationConfig
 from mmcb.evaluation.contamination.check import check_contamination
@@ -78,12 +79,14 @@ def evaluate(
             fingerprints=roles.weights,
             sampling=sampling_of(config),
         )
+        beside = read_capability_runs(config.capability_runs, weights=plan.fingerprints)
         factory = make_generator or roles.generator
         generate_missing(plan, generations_path=out / "generations.jsonl", make_generator=factory)
         judged = _judge(config, inputs, plan, out, make_judge or _judge_maker(config))
         results = summarize(judged, harm_judges=config.judges)
         if config.perplexity:
             results["perplexity"] = _perplexity(config, judged, plan, out)
+        results["capability_runs"] = beside
         results["runs"] = rates_by_run(judged, judge=config.judges[0])
         curves = attack_curves(config.hijacks, inputs.attempts)
         results["budget"] = attack_budgets(judged, curves, judge=config.judges[0])

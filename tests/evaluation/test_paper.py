@@ -22,7 +22,8 @@ def test_the_data_names_what_there_is() -> None:
         for table in entry["tables"]:
             assert table["where"]
             for row in table["rows"]:
-                assert row["attack"] is None or row["attack"] in ASR_KEYS
+                assert "attack" not in row or row["attack"] in ASR_KEYS
+                assert {"name", "original", "rerouted"} <= row.keys()
                 assert row["rerouted"] is not None
 
 
@@ -55,6 +56,23 @@ def test_our_numbers_lie_beside_the_papers() -> None:
     assert pgd.rerouted == 14.3
     assert not by_category.columns
     assert not capability.columns
+
+
+def test_capability_runs_stand_in_the_papers_capability_rows() -> None:
+    results = make_results(ASR, model="mistral")
+    share = {"value": 0.6, "n": 100, "low": 0.5, "high": 0.69}
+    grade = {"value": 7.5, "n": 80, "low": 7.1, "high": 7.9}
+    results["capability_runs"] = {
+        "mmlu": {"run": "a", "how": "acc, 5 shots", "scale": "share", "base": share},
+        "mt-bench": {"run": "b", "how": "judge x", "scale": "number", "defended": grade},
+    }
+    (tables,) = paper_tables(columns_of([evaluation("a", results)]))
+    rows = {row.name: row for row in tables.tables[1].rows}
+    assert [cell.rate["value"] for cell in rows["MMLU"].ours] == [0.6, None]
+    assert [cell.rate["value"] for cell in rows["MT-Bench"].ours] == [None, 7.5]
+    assert (rows["MT-Bench"].scale, rows["MT-Bench"].how) == ("number", ("judge x",))
+    assert (rows["GSM8k"].how, rows["GSM8k"].ours[0].rate["value"]) == ((), None)
+    assert tables.tables[1].columns
 
 
 def test_what_differs_is_said() -> None:

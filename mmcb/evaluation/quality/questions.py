@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,13 @@ def read_questions(config: QualityConfig) -> list[Question]:
         raise MmcbError(f"{config.questions}: holds no question")
     _log.info("%s: %d questions", config.questions, len(found))
     return list(found.values())[: config.limit]
+
+
+def set_name(benchmark: QualityBenchmark, questions: Sequence[Question]) -> str:
+    """mt-bench, llava-bench-coco or llava-bench-wild: of the two, only COCO's tells boxes."""
+    if benchmark == "mt-bench":
+        return benchmark
+    return f"{benchmark}-{'wild' if all(q.boxes is None for q in questions) else 'coco'}"
 
 
 Read = Iterator[tuple[Row, Question]]

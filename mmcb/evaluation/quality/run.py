@@ -13,7 +13,7 @@ from mmcb.evaluation.generate import GeneratorFactory, sampling_of
 from mmcb.evaluation.quality.answers import answer_all
 from mmcb.evaluation.quality.config import QualityConfig
 from mmcb.evaluation.quality.grading import Grader
-from mmcb.evaluation.quality.questions import read_questions
+from mmcb.evaluation.quality.questions import read_questions, set_name
 from mmcb.evaluation.quality.summary import summarize
 from mmcb.evaluation.weights import Roles, find_roles
 from mmcb.generation.factory import check_available, make_generator
@@ -71,6 +71,7 @@ def measure_quality(
         asked = EvaluationSet(items, config.questions)
         results = {
             "benchmark": config.benchmark,
+            "set": set_name(config.benchmark, questions),
             **summarize(answers, grades, seed=config.seed),
             "contamination": check_contamination(roles.adapter, {config.benchmark: asked}),
             "settings": _settings(config, roles, grader),

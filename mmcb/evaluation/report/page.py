@@ -15,6 +15,7 @@ from mmcb import __version__
 from mmcb.evaluation.comparison import Column, Evaluation, columns_of, common_judges
 from mmcb.evaluation.differences import MEANING, Difference, find_differences
 from mmcb.evaluation.report import charts, contamination, words
+from mmcb.evaluation.report.capability_runs import capability_run_rows
 from mmcb.evaluation.report.gallery import Card, hijack_cards, text_cards
 from mmcb.evaluation.report.headline import headline
 from mmcb.evaluation.report.paper import paper_tables
@@ -81,6 +82,8 @@ def render_page(
 def _environment() -> jinja2.Environment:
     environment = page_environment(Path(__file__).parent)
     environment.filters["percent"] = words.percent
+    environment.filters["amount"] = words.amount
+    environment.filters["spread"] = words.spread
     environment.filters["figure"] = words.figure
     environment.filters["perplexity"] = words.perplexity
     environment.filters["share"] = format_share
@@ -94,6 +97,7 @@ def _tables(columns: Sequence[Column], judges: Sequence[str]) -> dict[str, Any]:
         "attack_rows": attack_rows(columns, judges),
         "capability_rows": capability_rows(columns),
         "benign_rows": benign_rows(columns),
+        "beside_rows": capability_run_rows(columns),
         "refusal_rows": refusal_rows(columns),
         "category_tables": category_tables(columns),
     }

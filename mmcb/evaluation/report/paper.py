@@ -30,6 +30,10 @@ class PaperRow:
     original: float | None
     rerouted: float | None
     ours: tuple[Cell, ...]
+    scale: str
+    """Of ours: "share", or "number" as the paper's are printed."""
+    how: tuple[str, ...]
+    """What is measured for it here, where a command of its own does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +90,33 @@ def _model(column: Column) -> str:
 
 
 def _table(table: Mapping[str, Any], columns: Sequence[Column]) -> PaperTable:
-    rows = [
-        PaperRow(
-            row["name"],
-            row["original"],
-            row["rerouted"],
-            tuple(Cell(column, _ours(column, row["attack"])) for column in columns),
-        )
-        for row in table["rows"]
-    ]
-    measured = any(cell.rate["n"] for row in rows for cell in row.ours)
-    return PaperTable(
-        table["title"], table["where"], tuple(columns) if measured else (), tuple(rows)
+    rows = tuple(_row(row, columns) for row in table["rows"])
+    measured = any(cell.rate["value"] is not None for row in rows for cell in row.ours)
+    return PaperTable(table["title"], table["where"], tuple(columns) if measured else (), rows)
+
+
+def _row(row: Mapping[str, Any], columns: Sequence[Column]) -> PaperRow:
+    ours = tuple(Cell(column, _ours(column, row)) for column in columns)
+    runs = [column.capability_run(row.get("benchmark", "")) for column in columns]
+    return PaperRow(
+        row["name"],
+        row["original"],
+        row["rerouted"],
+        ours,
+        scale=next((run["scale"] for run in runs if run), "share"),
+        how=tuple(dict.fromkeys(run["how"] for run in runs if run)),
     )
 
 
-def _ours(column: Column, attack: str | None) -> Rate:
-    """Our rate for a row, by the headline's judge; hijacks of all categories together."""
-    if attack is None:
-        return NOT_MEASURED
+def _ours(column: Column, row: Mapping[str, Any]) -> Rate:
+    """Our number for a row: of a capability run, or of an attack by the headline's judge."""
+    if "benchmark" in row:
+        return column.rate("capability_runs", row["benchmark"], column.role)
+    return _attacked(column, row["attack"]) if "attack" in row else NOT_MEASURED
+
+
+def _attacked(column: Column, attack: str) -> Rate:
+    """Hijacks of all categories together, as the paper has them."""
     judge = column.evaluation.judges[0]
     if attack != "image_hijack":
         return column.asr(judge, attack)

@@ -44,6 +44,22 @@ def interval(rate: Rate) -> str:
     return f"{low} to {high}"
 
 
+def amount(rate: Rate, scale: str) -> str:
+    """A share in percent, any other number as it is."""
+    if scale == "share" or rate["value"] is None:
+        return percent(rate)
+    return f"{rate['value']:.2f}"
+
+
+def spread(rate: Rate, scale: str) -> str:
+    """The interval of such a number; nothing where it has none."""
+    if rate["low"] is None:
+        return ""
+    if scale == "share" or rate["value"] is None:
+        return interval(rate)
+    return f"{rate['low']:.2f} to {rate['high']:.2f}"
+
+
 def figure(value: float | None) -> str:
     """A number of the paper's as it prints it; a dash where it gives none."""
     return "-" if value is None else f"{value:g}" if value % 1 else f"{value:.1f}"
