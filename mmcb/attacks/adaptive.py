@@ -9,13 +9,14 @@ once for both.
 Source: the reroute loss of arXiv 2406.04313 (eq. 2) turned around; the likeness term follows
 AdversariaLLM's `tie_features`. Ramped: at first the target must be found at all.
 
-Shapes: A rows, t tokens from the image on, D width.
+Shapes: A rows, v tokens after the image, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -59,15 +60,15 @@ class AdaptiveObjective:
         self, images: Float[Tensor, "A 3 H W"], rows: Int64[Tensor, " A"], moment: Moment
     ) -> Losses:
         """Losses of raw pictures; differentiable through both models."""
-        embeddings = self._target.embed(images, rows)
-        adapted = self._target.force(embeddings, rows, layers=self._layers)
+        embedded = self._target.embed(images, rows)
+        adapted = self._target.force(embedded, rows, layers=self._layers)
         losses = adapted.cross_entropy()
         weight = self.weight_at(moment)
         if weight == 0.0:
             return Losses(losses, losses)
         with self._loaded.adapter_disabled():
-            frozen = self._target.force(embeddings, rows, layers=self._layers)
-        mask = self._target.tokens.mask_from(self._target.after_image, rows)
+            frozen = self._target.force(embedded, rows, layers=self._layers)
+        mask = self._target.tokens.watched(rows)
         pairs = [(adapted.hidden[layer], frozen.hidden[layer]) for layer in self._layers]
         return Losses(losses + weight * distance(pairs, mask), losses)
 
@@ -79,12 +80,13 @@ class AdaptiveObjective:
 
 
 def distance(
-    pairs: Sequence[tuple[Float[Tensor, "A t D"], Float[Tensor, "A t D"]]],
-    mask: Bool[Tensor, "A t"],
+    pairs: Sequence[tuple[Float[Tensor, "A v D"], Float[Tensor, "A v D"]]],
+    mask: Bool[Tensor, "A v"],
 ) -> Float[Tensor, " A"]:
     """Mean of 1 - cos over layers and the tokens of `mask`."""
-    total = mask.new_zeros(len(mask), dtype=pairs[0][0].dtype).float()
+    exact = torch.promote_types(pairs[0][0].dtype, torch.float32)
+    total = mask.new_zeros(len(mask), dtype=exact)
     for adapted, frozen in pairs:
-        apart = 1.0 - F.cosine_similarity(adapted.float(), frozen.float(), dim=-1)
+        apart = 1.0 - F.cosine_similarity(adapted.to(exact), frozen.to(exact), dim=-1)
         total = total + (apart * mask).sum(dim=1) / mask.sum(dim=1)
     return total / len(pairs)

@@ -1,10 +1,10 @@
 """The targeted objective of image attacks: how unlikely is the target answer, given this picture?
 
 A step costs one pass of the differentiable preprocessing, the vision tower and the decoder from
-the image on (`forcing.py`).
+the image on (`forcing.py`). One picture for several behaviors goes through all of these once, and
+only what stands behind it for each of them.
 
-Shapes: B behaviors, A rows of them, T tokens, t tokens from the image on, V views, H x W raw
-picture.
+Shapes: B behaviors, A rows of them, N pictures (A, or one for all), T tokens, H x W raw picture.
 """
 
 from collections.abc import Collection, Sequence
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmcb.attacks.core import Losses, Moment
-from mmcb.attacks.forcing import Forced, TargetTokens
+from mmcb.attacks.forcing import Embedded, Forced, TargetTokens
 from mmcb.models.chat import encode, image_token_id
 from mmcb.models.hidden import image_features
 from mmcb.models.loading import LoadedModel
@@ -60,12 +60,16 @@ class TargetObjective:
         self._preprocess = pixel_preprocessor(loaded)
         self._image_id = image_token_id(loaded)
         self.image_size = image_size
-        self.after_image = [one.after_image_start for one in encoded]
         self.tokens = TargetTokens(
             loaded,
             input_ids=[one.input_ids for one in encoded],
             target_starts=[one.completion_start for one in encoded],
             fixed_until=[one.input_ids.index(self._image_id) for one in encoded],
+            watched_from=[one.after_image_start for one in encoded],
+        )
+        # False where a template puts the request before the picture.
+        self._picture_is_common = all(
+            one.after_image_start <= self.tokens.num_common for one in encoded
         )
 
     def __call__(
@@ -75,33 +79,25 @@ class TargetObjective:
         losses = self.force(self.embed(images, rows), rows).cross_entropy()
         return Losses(losses, losses)
 
-    def embed(
-        self, images: Float[Tensor, "N 3 H W"], rows: Int64[Tensor, " A"]
-    ) -> Float[Tensor, "A t D"]:
-        """Embeddings of the tokens from the image on.
-
-        One picture for several rows goes through the vision tower once.
-        """
+    def embed(self, images: Float[Tensor, "N 3 H W"], rows: Int64[Tensor, " A"]) -> Embedded:
+        """Embeddings of the tokens from the image on."""
         pixel_values, image_sizes = self._preprocess(images)
         pixel_values = pixel_values.to(self._loaded.device, self._loaded.dtype)
         with patches_by_products(self._loaded):
             features = image_features(self._loaded, pixel_values, image_sizes)
+        tokens = self.tokens
+        if len(features) == 1 < len(rows) and self._picture_is_common:
+            own = self._words(tokens.ids(rows, start=tokens.num_common))
+            return Embedded(own, common=self._fill(tokens.common_ids(), features))
         if len(features) == 1:
             features = features * len(rows)
-        ids_At = self.tokens.ids(rows)
-        embedded: Tensor = self._loaded.base.get_input_embeddings()(ids_At)
-        at = (ids_At == self._image_id).unsqueeze(-1)
-        return embedded.masked_scatter(at, torch.cat(features).to(embedded))
+        return Embedded(self._fill(tokens.ids(rows, start=tokens.num_fixed), features))
 
     def force(
-        self,
-        embeddings: Float[Tensor, "A t D"],
-        rows: Int64[Tensor, " A"],
-        *,
-        layers: Collection[int] = (),
+        self, embedded: Embedded, rows: Int64[Tensor, " A"], *, layers: Collection[int] = ()
     ) -> Forced:
         """The model's pass over what `embed` gave."""
-        return self.tokens.run(embeddings, rows, layers=layers)
+        return self.tokens.run(embedded, rows, layers=layers)
 
     @torch.no_grad()
     def stock(self, images: Sequence[Image.Image], rows: Int64[Tensor, " A"]) -> Forced:
@@ -115,9 +111,19 @@ class TargetObjective:
         inputs = {name: value.to(device) for name, value in views.items()}
         inputs["pixel_values"] = inputs["pixel_values"].to(self._loaded.dtype)
         logits = self._loaded.model(
-            input_ids=self.tokens.ids(rows, whole=True),
+            input_ids=self.tokens.ids(rows, start=0),
             use_cache=False,
             logits_to_keep=self.tokens.predicting(rows),
             **inputs,
         ).logits
         return Forced(logits, self.tokens.labels(rows), {})
+
+    def _words(self, ids: Int64[Tensor, "A t"]) -> Float[Tensor, "A t D"]:
+        embedded: Tensor = self._loaded.base.get_input_embeddings()(ids)
+        return embedded
+
+    def _fill(self, ids: Int64[Tensor, "A t"], features: list[Tensor]) -> Float[Tensor, "A t D"]:
+        """Embeddings with features in the places of the image tokens."""
+        embedded = self._words(ids)
+        at = (ids == self._image_id).unsqueeze(-1)
+        return embedded.masked_scatter(at, torch.cat(features).to(embedded))

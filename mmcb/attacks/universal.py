@@ -30,7 +30,10 @@ class UniversalObjective:
 
     @property
     def passes(self) -> int:
-        """Every behavior of a step costs its own."""
+        """Every behavior of a step counts as its own, though the picture is run once for all.
+
+        Budgets of one picture for many behaviors and of a picture for each compare that way.
+        """
         return self._batch * self._behaviors.passes
 
     def __call__(

@@ -1,11 +1,15 @@
 """A frozen Llama-like decoder for attacks: the model's own numbers, and no work that they can miss.
 
 An attack on inputs wants logits at a few places at the end, and the gradient of the embeddings. So
-here the last block has queries only where logits are wanted, kept keys and values need no mask, and
-norms and rotations know their own gradient, of the input alone. Linear layers, with or without an
-adapter, are the model's own.
+here the last block has queries only where logits are wanted, and what stands before all rows is run
+once: its keys and values are kept, with their gradient if it has one. Linear layers, with or
+without an adapter, are the model's own.
 
-Shapes: A rows, P tokens kept before, t tokens, K of them at the end, D width, H heads of d.
+Rows that are short beside what is kept are *folded*: some of them, a group, stand one behind
+another in one row, a mask keeps them apart, and the kept keys are there once for all of them.
+
+Shapes: A rows, g of them a group, P tokens kept before, t tokens, K of them at the end, T tokens
+that a group's queries may see (P + g t), D width, G heads of keys, d wide.
 """
 
 from __future__ import annotations
@@ -14,16 +18,16 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from mmcb.errors import MmcbError
+from mmcb.models.frozen_ops import attend, attend_causally, rms_norm, rotate
 from mmcb.models.generic import TOLERANCE
 from mmcb.models.loading import LoadedModel
 
-KeysValues = tuple[Float[Tensor, "1 H P d"], Float[Tensor, "1 H P d"]]
-"""What a block keeps of the tokens before, the same for all rows; as in transformers' cache."""
+KeysValues = tuple[Float[Tensor, "1 P G d"], Float[Tensor, "1 P G d"]]
+"""What a block keeps of the tokens before, the same for all rows; keys are rotated."""
 
 
 class States(NamedTuple):
@@ -33,6 +37,8 @@ class States(NamedTuple):
     """After the final norm, at the last K positions: what the head makes logits of."""
     hidden: dict[int, Float[Tensor, "A t D"]]
     """The hidden states asked for, by Hugging Face's index."""
+    kept: list[KeysValues]
+    """Per block keys and values so far, for a pass over what follows; empty unless asked for."""
 
 
 def run_frozen(
@@ -42,41 +48,46 @@ def run_frozen(
     last: int,
     kept: Sequence[KeysValues] = (),
     collect: Collection[int] = (),
+    keep: bool = False,
 ) -> States:
-    """The decoder's forward pass under its causal mask, differentiable in `hidden_AtD` alone.
+    """The decoder's forward pass under its causal mask, differentiable in embeddings alone.
 
     Args:
         loaded: the model, its weights frozen, adapter active or inside `adapter_disabled()`.
         hidden_AtD: embeddings; padding may stand at the right, where no real token sees it.
-        last: K, at how many positions at the end the last states are wanted.
-        kept: per block, keys and values of the P tokens before.
+        last: K, at how many positions at the end the last states are wanted; 0: nowhere.
+        kept: per block, keys and values of the P tokens before all rows, from a pass of one row
+            with `keep`; gradients flow into them.
         collect: indices k of `hidden_states[k]`; the last one has the final norm on it.
+        keep: hand back keys and values; for a single row.
     """
-    decoder, blocks = loaded.decoder, loaded.decoder_layers
-    before = kept[0][0].shape[2] if kept else 0
-    length = hidden_AtD.shape[1]
-    positions = torch.arange(before, before + length, device=hidden_AtD.device)[None]
-    cos, sin = decoder.rotary_emb(hidden_AtD, position_ids=positions)
-    rotation = cos.unsqueeze(2), sin.unsqueeze(2)
-    window = getattr(decoder.config, "sliding_window", None)
-    hidden = {0: hidden_AtD}
+    blocks = loaded.decoder_layers
+    rows, length = hidden_AtD.shape[:2]
+    layout = _Layout(loaded.decoder, hidden_AtD, before=kept[0][0].shape[1] if kept else 0)
+    everywhere = layout.ask(length)
+    at_end = everywhere if len(blocks) in collect else layout.ask(last)
+    folded = hidden_AtD.reshape(rows // layout.group, -1, hidden_AtD.shape[2])
+    states, keeping = {0: folded}, list[KeysValues]()
     for index, block in enumerate(blocks, start=1):
-        whole = index < len(blocks) or index in collect
-        hidden_AtD = _block(
-            block,
-            hidden_AtD,
-            rotation,
-            kept[index - 1] if kept else None,
-            window=window,
-            last=length if whole else last,
-        )
-        hidden[index] = hidden_AtD
-    normed = hidden[len(blocks)] = _rms_norm(hidden_AtD, decoder.norm)
-    return States(normed[:, -last:], {index: hidden[index] for index in collect})
+        normed = rms_norm(folded, block.input_layernorm)
+        before = kept[index - 1] if kept else None
+        seen = _keys_values(block.self_attn, normed, layout, before)
+        if keep:
+            keeping.append(seen)
+        asking = at_end if index == len(blocks) else everywhere
+        folded = _answer(block, folded, normed, seen, layout, asking)
+        if index in collect:
+            states[index] = folded
+    normed = states[len(blocks)] = rms_norm(folded, loaded.decoder.norm)
+    ends = normed.reshape(rows, -1, normed.shape[2])
+    hidden = {index: states[index].reshape(hidden_AtD.shape) for index in collect}
+    return States(ends[:, ends.shape[1] - last :], hidden, keeping)
 
 
 def check_frozen(loaded: LoadedModel) -> None:
     """Make sure that `run_frozen` does what the decoder's own forward pass does.
+
+    In one piece, and with half of the tokens kept.
 
     Raises:
         MmcbError: it does not; an attack would optimise against another model.
@@ -86,8 +97,11 @@ def check_frozen(loaded: LoadedModel) -> None:
         own = loaded.decoder(input_ids=ids, use_cache=False).last_hidden_state
         try:
             embedded = loaded.base.get_input_embeddings()(ids)
-            ours = run_frozen(loaded, embedded, last=ids.shape[1]).last
-            apart = float((ours - own).abs().max() / own.abs().max())
+            whole = run_frozen(loaded, embedded, last=ids.shape[1]).last
+            kept = run_frozen(loaded, embedded[:, :6], last=0, keep=True).kept
+            rest = run_frozen(loaded, embedded[:, 6:].expand(2, -1, -1), last=2, kept=kept).last
+            pairs = (whole, own), (rest, own[:, -2:])
+            apart = max(float((a - b).abs().max() / own.abs().max()) for a, b in pairs)
         except (AttributeError, RuntimeError):
             apart = float("nan")
     if not apart <= TOLERANCE:
@@ -97,146 +111,106 @@ def check_frozen(loaded: LoadedModel) -> None:
         )
 
 
-def _block(
-    block: Any,
-    hidden_AtD: Float[Tensor, "A t D"],
-    rotation: tuple[Tensor, Tensor],
+class _Asking(NamedTuple):
+    """Where a block's queries stand in a group, and what they see."""
+
+    places: Int64[Tensor, " K"] | None
+    """None: every token asks."""
+    mask: Bool[Tensor, "K T"] | None
+    """None: what is before, and nothing else bounds it."""
+
+
+class _Layout:
+    """Rows in groups behind what is kept: whose token each is, and where in its row it stands."""
+
+    def __init__(self, decoder: Any, hidden_AtD: Float[Tensor, "A t D"], *, before: int) -> None:
+        rows, self._length = hidden_AtD.shape[:2]
+        self._before = before
+        self._window: int | None = getattr(decoder.config, "sliding_window", None)
+        self.group = _group(rows, self._length, before)
+        count = torch.arange(before + self._length, device=hidden_AtD.device)
+        own = count[before:].repeat(self.group)
+        self._positions_T = torch.cat([count[:before], own])
+        self._rows_T = torch.cat([torch.full_like(count[:before], -1), self._row_of(own)])
+        cos, sin = decoder.rotary_emb(hidden_AtD, position_ids=own[None])
+        self.rotation: tuple[Tensor, Tensor] = cos.unsqueeze(2), sin.unsqueeze(2)
+
+    def ask(self, last: int) -> _Asking:
+        """Queries at the last tokens of every row."""
+        total, device = len(self._positions_T), self._positions_T.device
+        places = torch.arange(total - self._before, device=device).view(self.group, self._length)
+        places = places[:, self._length - last :].flatten()
+        wanted = None if last == self._length else places
+        # Kernels skip the future by themselves only in a square, and a mask costs more: tokens
+        # without queries get some that are thrown away, unless they are most.
+        unbounded = self._window is None or total <= self._window
+        if self.group == 1 and unbounded and total - last <= last:
+            return _Asking(wanted, None)
+        at = places + self._before
+        ahead_KT = self._positions_T[at, None] - self._positions_T
+        mask = (self._rows_T == self._rows_T[at, None]) | (self._rows_T == -1)
+        mask &= ahead_KT >= 0
+        if self._window is not None:
+            mask &= ahead_KT < self._window
+        return _Asking(wanted, mask)
+
+    def _row_of(self, own: Int64[Tensor, " gt"]) -> Int64[Tensor, " gt"]:
+        return torch.arange(self.group, device=own.device).repeat_interleave(self._length)
+
+
+def _group(rows: int, length: int, before: int) -> int:
+    """How many rows to fold: the most that divide them and are no longer than what is kept.
+
+    Longer ones would see mostly each other, behind the mask.
+    """
+    fitting = (size for size in range(rows, 1, -1) if rows % size == 0 and size * length <= before)
+    return next(fitting, 1)
+
+
+def _keys_values(
+    attention: Any,
+    normed: Float[Tensor, "N gt D"],
+    layout: _Layout,
     kept: KeysValues | None,
-    *,
-    window: int | None,
-    last: int,
-) -> Tensor:
-    """One block's output at the last positions."""
-    attention = block.self_attn
-    cos, sin = rotation
-    normed = _rms_norm(hidden_AtD, block.input_layernorm)
+) -> tuple[Float[Tensor, "N T G d"], Float[Tensor, "N T G d"]]:
+    """Keys and values of a group, behind what is kept."""
     keys = _heads(attention.k_proj(normed), attention)
     values = _heads(attention.v_proj(normed), attention)
-    before = None if kept is None else kept[0].transpose(1, 2)
-    keys = _rotate(keys, cos, sin, before)
-    if kept is not None:
-        old = kept[1].transpose(1, 2).expand(len(values), -1, -1, -1)
-        values = torch.cat([old, values], dim=1)
-    normed, hidden_AtD = normed[:, -last:], hidden_AtD[:, -last:]
+    if kept is None:
+        return rotate(keys, layout.rotation), values
+    old = kept[1].expand(len(values), -1, -1, -1)
+    return rotate(keys, layout.rotation, kept[0]), torch.cat([old, values], dim=1)
+
+
+def _answer(
+    block: Any,
+    hidden: Float[Tensor, "N gt D"],
+    normed: Float[Tensor, "N gt D"],
+    seen: tuple[Tensor, Tensor],
+    layout: _Layout,
+    asking: _Asking,
+) -> Float[Tensor, "N gK D"]:
+    """A block's output where it is asked for."""
+    attention, (keys, values), rotation = block.self_attn, seen, layout.rotation
+    if asking.places is not None:
+        at = asking.places
+        if len(at) == 0:
+            return hidden[:, :0]
+        normed, hidden = normed.index_select(1, at), hidden.index_select(1, at)
+        cos, sin = (one.index_select(1, at) for one in layout.rotation)
+        rotation = cos, sin
     queries = _heads(attention.q_proj(normed), attention)
-    cos, sin = cos[:, -last:], sin[:, -last:]
-    # Kernels skip the future by themselves only in a square, and a mask costs more: tokens without
-    # queries get some that are thrown away, unless they are most, as in the last block.
-    ahead = keys.shape[1] - last
-    if ahead <= last and (window is None or keys.shape[1] <= window):
-        filling = queries.new_zeros(1, ahead, *queries.shape[2:])
-        queries = _rotate(queries, cos, sin, filling)
-        mixed = _attend(queries, keys, values, scale=attention.scaling)[:, ahead:]
+    scale = attention.scaling
+    if asking.mask is None:
+        filling = queries.new_zeros(1, keys.shape[1] - queries.shape[1], *queries.shape[2:])
+        queries = rotate(queries, rotation, filling)
+        mixed = attend_causally(queries, keys, values, scale=scale)[:, filling.shape[1] :]
     else:
-        queries = _rotate(queries, cos, sin)
-        mask = _mask(queries, keys, window)
-        mixed = _attend(queries, keys, values, scale=attention.scaling, mask=mask)
-    hidden_AtD = hidden_AtD + attention.o_proj(mixed.flatten(2))
-    mlp: Tensor = block.mlp(_rms_norm(hidden_AtD, block.post_attention_layernorm))
-    return hidden_AtD + mlp
+        mixed = attend(rotate(queries, rotation), keys, values, mask=asking.mask, scale=scale)
+    hidden = hidden + attention.o_proj(mixed.flatten(2))
+    mlp: Tensor = block.mlp(rms_norm(hidden, block.post_attention_layernorm))
+    return hidden + mlp
 
 
-def _heads(projected: Float[Tensor, "A t HD"], attention: Any) -> Float[Tensor, "A t H d"]:
+def _heads(projected: Float[Tensor, "N t HD"], attention: Any) -> Float[Tensor, "N t H d"]:
     return projected.unflatten(-1, (-1, attention.head_dim))
-
-
-def _attend(
-    queries: Float[Tensor, "A K H d"],
-    keys: Float[Tensor, "A T G d"],
-    values: Float[Tensor, "A T G d"],
-    *,
-    scale: float,
-    mask: Bool[Tensor, "K T"] | None = None,
-) -> Float[Tensor, "A K H d"]:
-    """Attention under a mask, or causal in a square without one; G heads, each for H / G."""
-    groups = queries.shape[2] // keys.shape[2]
-    if mask is not None and groups > 1:
-        # As transformers does: with a mask, grouped heads fall back to the slowest kernel.
-        keys, values = (one.repeat_interleave(groups, dim=2) for one in (keys, values))
-        groups = 1
-    mixed = F.scaled_dot_product_attention(
-        queries.transpose(1, 2),
-        keys.transpose(1, 2),
-        values.transpose(1, 2),
-        attn_mask=mask,
-        is_causal=mask is None,
-        scale=scale,
-        enable_gqa=groups > 1,
-    )
-    return mixed.transpose(1, 2)
-
-
-def _mask(queries: Tensor, keys: Tensor, window: int | None) -> Bool[Tensor, "K T"]:
-    """What the last K of T tokens see: the tokens up to themselves, within the window."""
-    count, length = queries.shape[1], keys.shape[1]
-    seen = torch.ones(count, length, dtype=torch.bool, device=keys.device).tril_(length - count)
-    return seen if window is None else seen.triu_(length - count - window + 1)
-
-
-def _rms_norm(hidden: Tensor, norm: Any) -> Tensor:
-    normed: Tensor = _RMSNorm.apply(  # type: ignore[no-untyped-call]
-        hidden, norm.weight, norm.variance_epsilon
-    )
-    return normed
-
-
-class _RMSNorm(torch.autograd.Function):
-    """Root-mean-square norm with a constant weight, in float32 or better as transformers' own."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
-        exact = hidden.to(torch.promote_types(hidden.dtype, torch.float32))
-        square = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).square_()
-        scale = square.div_(hidden.shape[-1]).add_(epsilon).rsqrt_()
-        ctx.save_for_backward(hidden, weight, scale)
-        return weight * (exact * scale).to(hidden.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        hidden, weight, scale = ctx.saved_tensors
-        exact = hidden.to(scale.dtype)
-        inner = (gradients[0] * weight).to(scale.dtype)
-        along = (inner * exact).sum(dim=-1, keepdim=True)
-        back = inner.mul_(scale).addcmul_(exact, along * scale**3 / -hidden.shape[-1])
-        return back.to(hidden.dtype), None, None
-
-
-def _rotate(
-    heads: Float[Tensor, "A t H d"],
-    cos: Float[Tensor, "1 t 1 d"],
-    sin: Float[Tensor, "1 t 1 d"],
-    before: Float[Tensor, "1 P H d"] | None = None,
-) -> Float[Tensor, "A T H d"]:
-    """Rotary position embedding, put behind what is `before`, the same for all rows."""
-    if before is None:
-        before = heads.new_empty(1, 0, *heads.shape[2:])
-    rotated: Tensor = _Rotation.apply(heads, cos, sin, before)  # type: ignore[no-untyped-call]
-    return rotated
-
-
-class _Rotation(torch.autograd.Function):
-    """Halves turn against each other; backward is the transposed map."""
-
-    @staticmethod
-    def forward(ctx: Any, heads: Tensor, cos: Tensor, sin: Tensor, before: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        ctx.before = before.shape[1]
-        rows, length = heads.shape[:2]
-        joined = heads.new_empty(rows, ctx.before + length, *heads.shape[2:])
-        joined[:, : ctx.before] = before
-        rotated, half = joined[:, ctx.before :], heads.shape[-1] // 2
-        torch.mul(heads, cos, out=rotated)
-        rotated[..., :half].addcmul_(heads[..., half:], sin[..., :half], value=-1)
-        rotated[..., half:].addcmul_(heads[..., :half], sin[..., half:])
-        return joined
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        gradient = gradients[0][:, ctx.before :]
-        cos, sin = ctx.saved_tensors
-        half = gradient.shape[-1] // 2
-        back = torch.empty_like(gradient, memory_format=torch.contiguous_format)
-        torch.mul(gradient, cos, out=back)
-        back[..., :half].addcmul_(gradient[..., half:], sin[..., half:])
-        back[..., half:].addcmul_(gradient[..., :half], sin[..., :half], value=-1)
-        return back, None, None, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from mmcb.errors import MmcbError
-from mmcb.models.frozen import KeysValues, _RMSNorm, _Rotation, check_frozen, run_frozen
+from mmcb.models.frozen import KeysValues, check_frozen, run_frozen
+from mmcb.models.frozen_ops import _RMSNorm, _Rotation
 from mmcb.models.loading import LoadedModel, load_model
 
 BLOCKS = 8
@@ -24,12 +26,30 @@ def doubled(vlm_folder: Path) -> LoadedModel:
     return loaded
 
 
+@pytest.fixture(scope="module")
+def grouped(llm_folder: Path) -> LoadedModel:
+    """The same with one head of keys for all."""
+    loaded = load_model(str(llm_folder), device="cpu")
+    loaded.base.model = _grouped(loaded)
+    return loaded
+
+
+def _grouped(loaded: LoadedModel) -> nn.Module:
+    """Such a decoder with one head of keys for all."""
+    from transformers import MistralConfig, MistralModel
+
+    text = loaded.decoder.config.to_dict() | {"num_key_value_heads": 1}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return MistralModel(MistralConfig(**text)).eval().double()
+
+
 def kept_of(loaded: LoadedModel, ids: Tensor) -> list[KeysValues]:
     """Transformers' own keys and values of some tokens."""
     cache = DynamicCache()
     with torch.no_grad():
         loaded.decoder(input_ids=ids, past_key_values=cache, use_cache=True)
-    return [(layer.keys, layer.values) for layer in cache.layers]
+    return [(one.keys.transpose(1, 2), one.values.transpose(1, 2)) for one in cache.layers]
 
 
 def some_ids(loaded: LoadedModel, *, before: int, length: int = 24) -> Tensor:
@@ -72,15 +92,55 @@ def test_values_and_gradients_equal_the_models_own(
     torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-5 * scale)
 
 
-def test_grouped_heads_are_repeated(llm_folder: Path) -> None:
-    """Three query heads for one of keys and values, with a prefix and in the last block's mask."""
-    from transformers import MistralConfig, MistralModel
+@pytest.mark.parametrize("before", [0, 3])
+@pytest.mark.parametrize(("rows", "length"), [(3, 5), (4, 9), (3, 14)])
+@pytest.mark.parametrize("window", [None, 7])
+@pytest.mark.parametrize("model", ["doubled", "grouped"])
+def test_what_rows_have_in_common_runs_once(
+    model: str,
+    before: int,
+    rows: int,
+    length: int,
+    window: int | None,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """20 common tokens: all rows folded behind them, two and two, or none; to the last bits."""
+    loaded: LoadedModel = request.getfixturevalue(model)
+    monkeypatch.setattr(loaded.decoder.config, "sliding_window", window)
+    width = loaded.decoder.config.hidden_size
+    generator = torch.Generator().manual_seed(0)
+    draw = partial(torch.randn, dtype=torch.float64, generator=generator)
+    fixed = run_frozen(loaded, draw(1, before or 1, width), last=0, keep=True).kept
+    kept = fixed if before else []
+    common, own = draw(1, 20, width).requires_grad_(), draw(rows, length, width).requires_grad_()
+    collect = (0, 4, BLOCKS)
 
+    past = run_frozen(loaded, common, last=0, kept=kept, collect=collect, keep=True)
+    shared = run_frozen(loaded, own, last=3, kept=past.kept, collect=collect)
+    alone = [
+        run_frozen(loaded, torch.cat([common, row[None]], 1), last=3, kept=kept, collect=collect)
+        for row in own
+    ]
+    weights = draw(rows, 3, width)
+    found, expected = [shared.last], [torch.cat([one.last for one in alone])]
+    for layer in collect:
+        states = torch.cat([one.hidden[layer] for one in alone])
+        found += [past.hidden[layer].expand(rows, -1, -1), shared.hidden[layer]]
+        expected += [states[:, :20], states[:, 20:]]
+    for last in (shared.last, expected[0]):
+        loss = (last * weights).sum()
+        (found if last is shared.last else expected).extend(
+            torch.autograd.grad(loss, [common, own], retain_graph=True)
+        )
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+def test_grouped_heads_share_keys(llm_folder: Path) -> None:
+    """Three query heads for one of keys and values, with a prefix and in the last block's mask."""
     loaded = load_model(str(llm_folder), device="cpu")
-    text = loaded.decoder.config.to_dict() | {"num_key_value_heads": 1}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        loaded.base.model = MistralModel(MistralConfig(**text)).eval()
+    loaded.base.model = _grouped(loaded).float()
     ids = some_ids(loaded, before=3)
     with torch.no_grad():
         own = loaded.decoder(input_ids=ids).last_hidden_state
@@ -111,7 +171,10 @@ def test_gradients_of_norm_and_rotation() -> None:
     assert torch.autograd.gradcheck(lambda x: _RMSNorm.apply(x, weight, 1e-6), (hidden,))
     # Not the cosine and sine of anything: the adjoint must not lean on that.
     cos, sin, heads = draw(1, 5, 1, 4), draw(1, 5, 1, 4), draw(2, 5, 3, 4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda x: _Rotation.apply(x, cos, sin, before), (heads,))
+    for known in (before, before.clone().requires_grad_()):
+        assert torch.autograd.gradcheck(
+            lambda x, y: _Rotation.apply(x, cos, sin, y), (heads, known)
+        )
 
 
 class _Shifted(nn.Module):
