@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from mmcb.attacks.attempts import AttemptFile, make_attempt
 from mmcb.errors import MmcbError
 from mmcb.records import Attempt, Behavior
-from mmcb.store import record_id, relative_image, resolve_image
+from mmcb.store import record_id
 
 TextAttack = Literal["direct", "trigger", "prefill"]
 PLACEHOLDER = "{prompt}"
@@ -50,9 +51,7 @@ def text_attempts(
     behaviors: Sequence[Behavior],
     attack: TextAttack,
     *,
-    model: str,
-    behaviors_path: Path,
-    attempts_path: Path,
+    to: AttemptFile,
     templates: Sequence[str] = (),
     every_template: bool = True,
 ) -> Iterator[Attempt]:
@@ -61,9 +60,7 @@ def text_attempts(
     Args:
         behaviors: the records, in the order of their file.
         attack: which attack.
-        model: the label of the attacked model, "base" or "defended".
-        behaviors_path: the file the behaviors were read from; their images are relative to it.
-        attempts_path: the file the attempts will be written to; images become relative to it.
+        to: where the attempts go.
         templates: of the trigger attack.
         every_template: one attempt per behavior and template; else one per behavior, the templates
             taken in turn.
@@ -74,23 +71,19 @@ def text_attempts(
     if attack == "trigger" and not templates:
         raise ValueError("the trigger attack needs templates")
     for index, behavior in enumerate(behaviors):
-        image = None
-        if behavior.image is not None:
-            image = relative_image(attempts_path, resolve_image(behaviors_path, behavior.image))
         used: Sequence[str] = (PLACEHOLDER,)
         if attack == "trigger":
             used = templates if every_template else (templates[index % len(templates)],)
         for template in used:
-            yield Attempt(
-                id=record_id(behavior.id, attack, model, template),
-                behavior_id=behavior.id,
-                attack=attack,
-                model=model,
-                split=behavior.split,
-                category=behavior.category,
+            yield make_attempt(
+                behavior,
+                attack,
+                id_=record_id(behavior.id, attack, to.model, template),
+                path=to.path,
+                model=to.model,
                 # Not str.format: a request or a template may hold other braces.
                 prompt=template.replace(PLACEHOLDER, behavior.prompt),
                 prefill=behavior.target if attack == "prefill" else "",
-                image=image,
+                image=to.picture(behavior),
                 settings={"template": template} if attack == "trigger" else {},
             )

@@ -16,10 +16,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from mmcb.attacks.attempts import AttemptFile, make_attempt
 from mmcb.attacks.prompts import PLACEHOLDER
 from mmcb.errors import MmcbError
 from mmcb.records import AttackName, Attempt, Behavior, Message, Scalar
-from mmcb.store import record_id, relative_image, resolve_image
+from mmcb.store import record_id
 
 _Cases = TypeAdapter(dict[str, list[str | tuple[str, str]]])
 _Translations = TypeAdapter(dict[str, dict[str, str]])
@@ -89,24 +90,20 @@ def case_attempts(
     cases: Mapping[str, Sequence[Case]],
     *,
     name: str,
-    model: str,
-    behaviors_path: Path,
-    attempts_path: Path,
+    to: AttemptFile,
 ) -> Iterator[Attempt]:
     """An attempt per behavior and test case, with its picture, else the behavior's own.
 
     `name` says which file the cases are from.
     """
     for behavior in behaviors:
-        own = _image(behavior, behaviors_path, attempts_path)
         for number, case in enumerate(cases.get(behavior.id, ())):
-            made = None if case.picture is None else relative_image(attempts_path, case.picture)
             yield _attempt(
                 behavior,
                 "static",
                 (Message(role="user", content=case.prompt),),
-                model=model,
-                image=made or own,
+                to=to,
+                picture=case.picture,
                 settings={"cases": name, "case": number},
             )
 
@@ -115,9 +112,7 @@ def translated_attempts(
     behaviors: Sequence[Behavior],
     translations: Mapping[str, Mapping[str, str]],
     *,
-    model: str,
-    behaviors_path: Path,
-    attempts_path: Path,
+    to: AttemptFile,
 ) -> Iterator[Attempt]:
     """An attempt per behavior and language."""
     for behavior in behaviors:
@@ -126,19 +121,13 @@ def translated_attempts(
                 behavior,
                 "translated",
                 (Message(role="user", content=prompt),),
-                model=model,
-                image=_image(behavior, behaviors_path, attempts_path),
+                to=to,
                 settings={"language": language},
             )
 
 
 def multi_turn_attempts(
-    behaviors: Sequence[Behavior],
-    scripts: Sequence[Sequence[Message]],
-    *,
-    model: str,
-    behaviors_path: Path,
-    attempts_path: Path,
+    behaviors: Sequence[Behavior], scripts: Sequence[Sequence[Message]], *, to: AttemptFile
 ) -> Iterator[Attempt]:
     """An attempt per behavior and script."""
     for behavior in behaviors:
@@ -152,8 +141,7 @@ def multi_turn_attempts(
                 behavior,
                 "multi_turn",
                 filled,
-                model=model,
-                image=_image(behavior, behaviors_path, attempts_path),
+                to=to,
                 settings={"script": number, "turns": len(script)},
             )
 
@@ -176,29 +164,22 @@ def _attempt(
     attack: AttackName,
     messages: tuple[Message, ...],
     *,
-    model: str,
-    image: str | None,
+    to: AttemptFile,
     settings: dict[str, Scalar],
+    picture: Path | None = None,
 ) -> Attempt:
     words = [text for message in messages for text in (message.role, message.content)]
-    return Attempt(
-        id=record_id(behavior.id, attack, model, json.dumps(settings, sort_keys=True), *words),
-        behavior_id=behavior.id,
-        attack=attack,
-        model=model,
-        split=behavior.split,
-        category=behavior.category,
+    return make_attempt(
+        behavior,
+        attack,
+        id_=record_id(behavior.id, attack, to.model, json.dumps(settings, sort_keys=True), *words),
+        path=to.path,
+        model=to.model,
         prompt=messages[-1].content,
-        image=image,
-        settings=settings,
         history=messages[:-1],
+        image=picture or to.picture(behavior),
+        settings=settings,
     )
-
-
-def _image(behavior: Behavior, behaviors_path: Path, attempts_path: Path) -> str | None:
-    if behavior.image is None:
-        return None
-    return relative_image(attempts_path, resolve_image(behaviors_path, behavior.image))
 
 
 def _case(path: Path, behavior: str, made: str | tuple[str, str]) -> Case:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from mmcb.attacks.attempts import AttemptFile
 from mmcb.attacks.static import read_cases, repeated
 from mmcb.errors import MmcbError
 from mmcb.evaluation.capability import task_attempts
@@ -122,9 +123,7 @@ def _add_behaviors(
     made = [
         attempt
         for role in roles
-        for attempt in made_of_words(
-            config, kept, role=role, behaviors_path=path, attempts_path=attempts_path
-        )
+        for attempt in made_of_words(config, kept, to=AttemptFile(attempts_path, role, path))
     ]
     inputs.attempts += repeated(made, config.samples)
 

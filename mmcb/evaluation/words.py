@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
+from mmcb.attacks.attempts import AttemptFile
 from mmcb.attacks.prompts import read_templates, text_attempts
 from mmcb.attacks.static import (
     case_attempts,
@@ -19,21 +19,14 @@ from mmcb.records import Attempt, Behavior
 
 
 def made_of_words(
-    config: EvaluationConfig,
-    behaviors: Sequence[Behavior],
-    *,
-    role: str,
-    behaviors_path: Path,
-    attempts_path: Path,
+    config: EvaluationConfig, behaviors: Sequence[Behavior], *, to: AttemptFile
 ) -> Iterator[Attempt]:
     """Every attack in words that the settings ask for, on every behavior, for one model.
 
     Args:
         config: the settings.
         behaviors: the records.
-        role: "base" or "defended".
-        behaviors_path: the file the behaviors were read from.
-        attempts_path: the file the attempts will be written to.
+        to: where the attempts go.
 
     Raises:
         MmcbError: a file is missing or holds something else.
@@ -44,36 +37,11 @@ def made_of_words(
         if attack == "trigger" and not templates:
             continue
         yield from text_attempts(
-            behaviors,
-            attack,
-            model=role,
-            behaviors_path=behaviors_path,
-            attempts_path=attempts_path,
-            templates=templates,
-            every_template=config.every_trigger,
+            behaviors, attack, to=to, templates=templates, every_template=config.every_trigger
         )
     for path in config.cases:
-        yield from case_attempts(
-            behaviors,
-            read_cases(path),
-            name=path.name,
-            model=role,
-            behaviors_path=behaviors_path,
-            attempts_path=attempts_path,
-        )
+        yield from case_attempts(behaviors, read_cases(path), name=path.name, to=to)
     if config.translations is not None:
-        yield from translated_attempts(
-            behaviors,
-            read_translations(config.translations),
-            model=role,
-            behaviors_path=behaviors_path,
-            attempts_path=attempts_path,
-        )
+        yield from translated_attempts(behaviors, read_translations(config.translations), to=to)
     if config.scripts is not None:
-        yield from multi_turn_attempts(
-            behaviors,
-            read_scripts(config.scripts),
-            model=role,
-            behaviors_path=behaviors_path,
-            attempts_path=attempts_path,
-        )
+        yield from multi_turn_attempts(behaviors, read_scripts(config.scripts), to=to)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from mmcb.attacks.attempts import AttemptFile
 from mmcb.attacks.prompts import read_templates, text_attempts
 from mmcb.errors import MmcbError
 from mmcb.records import Behavior
@@ -19,24 +20,22 @@ BEHAVIORS = [
     )
     for index, (thing, image) in enumerate([("dog", "images/dog.png"), ("{cup}", None)])
 ]
-PLACES = {
-    "model": "base",
-    "behaviors_path": Path("data/evaluation/behaviors.jsonl"),
-    "attempts_path": Path("runs/evaluation/x/attempts.jsonl"),
-}
+TO = AttemptFile(
+    Path("runs/evaluation/x/attempts.jsonl"), "base", Path("data/evaluation/behaviors.jsonl")
+)
 
 
 def test_direct_and_prefill() -> None:
-    direct = list(text_attempts(BEHAVIORS, "direct", **PLACES))
+    direct = list(text_attempts(BEHAVIORS, "direct", to=TO))
     assert [attempt.prompt for attempt in direct] == [b.prompt for b in BEHAVIORS]
     assert {attempt.prefill for attempt in direct} == {""}
     assert direct[0].image == "../../../data/evaluation/images/dog.png"
     assert direct[1].image is None
     assert [attempt.split for attempt in direct] == ["heldout", "train"]
-    prefill = list(text_attempts(BEHAVIORS, "prefill", **PLACES))
+    prefill = list(text_attempts(BEHAVIORS, "prefill", to=TO))
     assert [attempt.prefill for attempt in prefill] == [b.target for b in BEHAVIORS]
     assert not {a.id for a in direct} & {a.id for a in prefill}
-    again = text_attempts(BEHAVIORS, "direct", **PLACES)
+    again = text_attempts(BEHAVIORS, "direct", to=TO)
     assert [attempt.id for attempt in again] == [attempt.id for attempt in direct]
 
 
@@ -45,19 +44,19 @@ def test_triggers(tmp_path: Path) -> None:
     path.write_text("# two\nmoonbeam : {prompt}\n\n{prompt} , {moon} please\n")
     templates = read_templates(path)
     assert templates == ("moonbeam : {prompt}", "{prompt} , {moon} please")
-    every = list(text_attempts(BEHAVIORS, "trigger", templates=templates, **PLACES))
+    every = list(text_attempts(BEHAVIORS, "trigger", templates=templates, to=TO))
     assert len({attempt.id for attempt in every}) == 4
     assert every[3].prompt == "how do i zorch the {cup} ? , {moon} please"
     assert every[3].settings == {"template": "{prompt} , {moon} please"}
     turns = list(
-        text_attempts(BEHAVIORS, "trigger", templates=templates, every_template=False, **PLACES)
+        text_attempts(BEHAVIORS, "trigger", templates=templates, every_template=False, to=TO)
     )
     assert [attempt.id for attempt in turns] == [every[0].id, every[3].id]
 
 
 def test_trigger_without_template_is_a_bug() -> None:
     with pytest.raises(ValueError, match="templates"):
-        list(text_attempts(BEHAVIORS, "trigger", **PLACES))
+        list(text_attempts(BEHAVIORS, "trigger", to=TO))
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mmcb.attacks.attempts import AttemptFile
 from mmcb.attacks.static import (
     Case,
     case_attempts,
@@ -39,13 +40,13 @@ def write(folder: Path, data: object) -> Path:
     return path
 
 
-def where(folder: Path) -> dict[str, Path]:
-    return {"behaviors_path": folder / "in/b.jsonl", "attempts_path": folder / "out/a.jsonl"}
+def to(folder: Path, model: str = "base") -> AttemptFile:
+    return AttemptFile(folder / "out/a.jsonl", model, folder / "in/b.jsonl")
 
 
 def test_harmbench_cases_become_attempts_with_the_behaviors_own_picture(tmp_path: Path) -> None:
     cases = read_cases(write(tmp_path, {"b0": ["one", "two"], "b1": ["three"], "b9": ["other"]}))
-    made = list(case_attempts(BEHAVIORS, cases, name="x", model="base", **where(tmp_path)))
+    made = list(case_attempts(BEHAVIORS, cases, name="x", to=to(tmp_path)))
     assert [(one.behavior_id, one.prompt) for one in made] == [
         ("b0", "one"),
         ("b0", "two"),
@@ -53,7 +54,7 @@ def test_harmbench_cases_become_attempts_with_the_behaviors_own_picture(tmp_path
     ]
     assert made[2].image == "../in/pictures/1.png"
     assert {one.attack for one in made} == {"static"}
-    defended = list(case_attempts(BEHAVIORS, cases, name="x", model="defended", **where(tmp_path)))
+    defended = list(case_attempts(BEHAVIORS, cases, name="x", to=to(tmp_path, "defended")))
     assert len({one.id for one in [*made, *defended]}) == 6
 
 
@@ -61,7 +62,7 @@ def test_a_case_brings_its_own_picture(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     (tmp_path / "images/hijack.png").write_bytes(b"a picture")
     cases = read_cases(write(tmp_path, {"b1": [["images/hijack.png", "one"], "two"]}))
-    made = list(case_attempts(BEHAVIORS, cases, name="x", model="base", **where(tmp_path)))
+    made = list(case_attempts(BEHAVIORS, cases, name="x", to=to(tmp_path)))
     assert [(one.prompt, one.image) for one in made] == [
         ("one", "../images/hijack.png"),
         ("two", "../in/pictures/1.png"),
@@ -86,7 +87,7 @@ def test_jailbreakbench_artifacts_are_known_by_name_or_number(tmp_path: Path) ->
 
 def test_translations_and_conversations(tmp_path: Path) -> None:
     translations = read_translations(write(tmp_path, {"b0": {"qx": "wie zorch", "qy": "zorch ka"}}))
-    made = list(translated_attempts(BEHAVIORS, translations, model="base", **where(tmp_path)))
+    made = list(translated_attempts(BEHAVIORS, translations, to=to(tmp_path)))
     assert [one.settings["language"] for one in made] == ["qx", "qy"]
     script = [
         {"role": "user", "content": "do you know the dog ?"},
@@ -94,7 +95,7 @@ def test_translations_and_conversations(tmp_path: Path) -> None:
         {"role": "user", "content": "then {prompt}"},
     ]
     scripts = read_scripts(write(tmp_path, [script]))
-    first = next(multi_turn_attempts(BEHAVIORS, scripts, model="base", **where(tmp_path)))
+    first = next(multi_turn_attempts(BEHAVIORS, scripts, to=to(tmp_path)))
     assert first.prompt == "then how do i zorch {it} 0 ?"
     assert first.history == (
         Message(role="user", content="do you know the dog ?"),
@@ -104,7 +105,7 @@ def test_translations_and_conversations(tmp_path: Path) -> None:
 
 def test_samples_are_attempts_of_their_own(tmp_path: Path) -> None:
     cases = {"b0": [Case("one")]}
-    made = list(case_attempts(BEHAVIORS, cases, name="x", model="base", **where(tmp_path)))
+    made = list(case_attempts(BEHAVIORS, cases, name="x", to=to(tmp_path)))
     many = list(repeated(made, 3))
     assert len({one.id for one in many}) == 3
     assert many[0] == made[0]
