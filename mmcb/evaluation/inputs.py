@@ -80,6 +80,8 @@ def _read(path: Path, type_: type[RecordT], limit: int | None) -> list[RecordT]:
         if record.id in records:
             raise MmcbError(f"{path}: id {record.id} stands twice")
         records[record.id] = record
+    if not records:
+        raise MmcbError(f"{path} holds no {type_.__name__.lower()}")
     return list(records.values())[:limit]
 
 

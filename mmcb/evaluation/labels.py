@@ -116,6 +116,11 @@ def score_labels(run: Path, labels: dict[str, bool | None]) -> list[dict[str, An
         raise MmcbError("no answer is labelled yet: write yes or no into the column label")
     verdicts = [v for v in read_records(run / "verdicts.jsonl", Verdict) if _is_current(v)]
     judges = list(dict.fromkeys(verdict.judge for verdict in verdicts))
+    if not judges:
+        raise MmcbError(
+            f"{run} has no verdict on harm by the rules that judges have now",
+            hint="evaluate into the same --out again: the answers are kept",
+        )
     judged = join(items, verdicts)
     by_rater = [{HUMAN: labels[one.item.generation.id], **one.labels} for one in judged]
     return agree_table(by_rater, [HUMAN, *judges])

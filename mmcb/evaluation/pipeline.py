@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmcb.errors import MmcbError
 from mmcb.evaluation.budget import attack_budgets
 from mmcb.evaluation.by_run import rates_by_run
 from mmcb.evaluation.capability_runs import read_capability_runs
@@ -118,7 +119,14 @@ def _check_judges(config: EvaluationConfig, *, with_models: bool) -> None:
         asks = find_judge(name, "harm").prompted
         model = parse_judge(name).model or (None if asks is None else asks.model)
         if with_models and model is not None:
-            check_available(config.judge_engine, model)
+            try:
+                check_available(config.judge_engine, model)
+            except MmcbError as error:
+                raise MmcbError(
+                    f"judge {name}: {error.message}",
+                    hint="a model of yours: --judges NAME=MODEL; one of a server's: "
+                    "--judge-engine.engine server --judge-engine.server-url URL",
+                ) from None
 
 
 def _judge_maker(config: EvaluationConfig) -> Callable[[str], Judge]:

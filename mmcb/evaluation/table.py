@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcb.evaluation.comparison import Column, Evaluation, columns_of, common_judges
+from mmcb.evaluation.contamination.check import sentences
 from mmcb.evaluation.rows import Row, attack_rows, benign_rows, capability_rows
 
 
@@ -17,7 +18,22 @@ def print_table(results: Mapping[str, Any], *, console: Console | None = None) -
     """Print the headline numbers of a results.json before and after the defence."""
     evaluations = [Evaluation("", Path(), results)]
     judges = common_judges(evaluations)[:1]
+    console = console or Console()
     print_columns(columns_of(evaluations), judges, title="Before and after", console=console)
+    for sentence in (*_left_out(results, judges[0]), *sentences(results["contamination"])):
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+
+def _left_out(results: Mapping[str, Any], judge: str) -> Iterator[str]:
+    """What is in no rate of the table."""
+    for role, counts in results["counts"].items():
+        if unread := counts["unparsable_verdicts"]:
+            yield (
+                f"Judge {judge} gave no verdict that can be read on {unread} answers to attacks "
+                f"({role}); they are in no rate."
+            )
+        if counts["no_answer"]:
+            yield f"No answer was made to {counts['no_answer']} of {counts['answers']} ({role})."
 
 
 def print_columns(

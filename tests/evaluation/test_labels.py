@@ -155,3 +155,10 @@ def test_an_attempt_answered_twice_is_on_the_sheet_once(run: Path) -> None:
     assert sum(line["generation_id"].startswith("new-") for line in lines) == 18
     # What was labelled before can still be scored.
     assert score_labels(run, {old[0].id: True, new[0].id: False})
+
+
+def test_labels_without_a_verdict_to_score_are_one_sentence(run: Path) -> None:
+    replace_records(run / "verdicts.jsonl", [])
+    name = draw_sheet(run, count=1, seed=0)[0]["generation_id"]
+    with pytest.raises(MmcbError, match="has no verdict on harm by the rules"):
+        score_labels(run, {name: True})

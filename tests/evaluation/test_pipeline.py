@@ -199,6 +199,12 @@ def test_table_shows_the_measured_rows(world: EvaluationConfig) -> None:
     assert "1.000 [0.86, 1.00]" in text
     assert "trigger phrase" in text
     assert "image hijack" not in text
+    assert "in no rate" not in text
+    results["counts"]["base"] |= {"unparsable_verdicts": 7, "no_answer": 2}
+    print_table(results, console=console)
+    text = " ".join(console.export_text().split())
+    assert "no verdict that can be read on 7 answers to attacks (base); they are in no rate" in text
+    assert "No answer was made to 2 of" in text
 
 
 def test_attacks_from_files_and_samples_are_counted(
