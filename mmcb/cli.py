@@ -6,6 +6,7 @@ with dashes and the docstrings under them into help. A run saves what was resolv
 """
 
 import dataclasses
+import errno
 import json
 import os
 import sys
@@ -70,6 +71,11 @@ def run_command(
         # The reader has seen enough (`--help | head`). Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print_error(MmcbError(str(error), hint="make room; the same command goes on from here"))
+        sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _print("interrupted; the same command goes on from here")
         sys.exit(EXIT_INTERRUPTED)

@@ -42,13 +42,20 @@ def console() -> Console:
 def get_logger(name: str) -> logging.Logger:
     """Return the logger of a module; pass `__name__`."""
     # `python -m mmcb.demo` calls the module __main__, whose logger nobody listens to.
-    return logging.getLogger("mmcb" if name == "__main__" else name)
+    logger = logging.getLogger("mmcb" if name == "__main__" else name)
+    logger.addFilter(_is_heard)  # here, and not in `setup_logging`, which a library's user skips
+    return logger
+
+
+def _is_heard(record: logging.LogRecord) -> bool:
+    """Whether a record is the main process's to tell, or grave enough for any to tell."""
+    return is_main_process() or record.levelno >= logging.ERROR
 
 
 def setup_logging(*, level: int = logging.INFO) -> None:
     """Send mmcb's own log to stderr. The root logger and other libraries' are left alone."""
     logger = logging.getLogger("mmcb")
-    logger.setLevel(level if is_main_process() else logging.ERROR)
+    logger.setLevel(level)
     # By name: a host program, or a test runner, may have put handlers of its own here.
     if any(handler.name == HANDLER_NAME for handler in logger.handlers):
         return

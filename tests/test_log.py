@@ -109,6 +109,18 @@ def test_durations(seconds: float, text: str) -> None:
     assert log.format_seconds(seconds) == text
 
 
+def test_as_a_library_too_only_rank_0_warns(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `setup_logging` Python itself prints warnings."""
+    logging.getLogger("mmcb").propagate = True
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        log.get_logger("mmcb.training").warning("rank %s warns", rank)
+        log.get_logger("mmcb.training").error("rank %s fails", rank)
+    assert set(caplog.messages) == {"rank 0 warns", "rank 0 fails", "rank 1 fails"}
+
+
 def test_a_module_run_by_python_m_is_heard(capsys: pytest.CaptureFixture[str]) -> None:
     log.setup_logging()
     log.get_logger("__main__").info("stage 1 of 7")

@@ -1,5 +1,6 @@
 """The one command-line convention, on a command made up for the purpose, and the command table."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -149,6 +150,7 @@ def stop_with(error: BaseException) -> Callable[[Settings], None]:
     [
         (MmcbError("no adapter yet", hint="mmcb training"), 2, "error: no adapter yet\nhint: mmcb"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: [Errno 28] No space left"),
     ],
 )
 def test_exit_codes(

@@ -21,8 +21,11 @@ from torch import Tensor
 
 from mmcb.errors import MmcbError
 from mmcb.generation.images import open_image
+from mmcb.log import get_logger
 from mmcb.models.loading import LoadedModel
 from mmcb.training.examples import EncodedExample
+
+_log = get_logger(__name__)
 
 Made = TypeVar("Made")
 
@@ -207,6 +210,12 @@ class Sampler:
                 fitting = [e for e in of_kind if wanted is None or (e.image is not None) == wanted]
                 total = size * self.parts
                 pools.append(_Pool(fitting or of_kind, size=total, seed=f"{seed}/{kind}/{wanted}"))
+                if pools[-1].size < total:
+                    which = {None: "", True: " with an image", False: " without one"}[wanted]
+                    _log.warning(
+                        "%d %s examples%s: a step has no more, instead of %d",
+                        pools[-1].size, kind.replace("_", "-"), which, total,
+                    )  # fmt: skip
             if max(pool.size for pool in pools) < self.parts:
                 raise MmcbError(
                     f"{self.parts} batches a step, and at most {max(p.size for p in pools)}"

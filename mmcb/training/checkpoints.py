@@ -193,10 +193,16 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other processes out of a run's folder; a kill frees it.
 
     Raises:
-        MmcbError: another process is at work there.
+        MmcbError: another process is at work there, or it cannot be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise MmcbError(
+            f"cannot write to the run's folder: {error}", hint="give another --out"
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

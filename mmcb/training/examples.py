@@ -141,6 +141,7 @@ def encode_examples(
                     )
             bar.advance()
     _tell(split, encoded, left_out)
+    _tell_context(split, encoded, loaded)
     if truncated.total():
         told = f"{truncated['circuit_breaker']} circuit-breaker and {truncated['retain']} retain"
         _log.info("%s: cut %s examples after %d text tokens", split, told, max_length)
@@ -211,6 +212,16 @@ def _tell(split: str, encoded: Sequence[EncodedExample], left_out: Counter[str])
     )  # fmt: skip
     if any(left_out.values()):
         _log.info("%s: left out %s", split, _reasons(left_out))
+
+
+def _tell_context(split: str, encoded: Sequence[EncodedExample], loaded: LoadedModel) -> None:
+    context = getattr(loaded.decoder.config, "max_position_embeddings", None)
+    longer = sum(len(example.input_ids) > context for example in encoded) if context else 0
+    if longer:
+        _log.warning(
+            "%s: %d examples are longer than the %d tokens that %s was made for: lower --max-length",
+            split, longer, context, loaded.name,
+        )  # fmt: skip
 
 
 def _reasons(left_out: dict[str, int] | Counter[str]) -> str:

@@ -78,7 +78,8 @@ def train(config: TrainingConfig, *, runs: Path = RUNS) -> Path:
             _train_in(run, config, sets=sets, accelerator=accelerator)
         if config.merge and accelerator.is_main_process and not (out / "merged").is_dir():
             _log.info("writing the merged checkpoint to %s", out / "merged")
-            merge_adapter(config.model, out / "adapter", out / "merged")
+            # Beside its place, and then into it: half of a merged model must not pass for one.
+            merge_adapter(config.model, out / "adapter", out / ".merged").rename(out / "merged")
     return out
 
 

@@ -62,28 +62,31 @@ def reroute_targets(
         width = int(loaded.decoder.config.hidden_size)
         targets_LD = random_positive(len(recipe.target_layers), width=width, seed=seed)
     else:
-        eos_id = int(loaded.tokenizer.eos_token_id)
+        eos_id = loaded.tokenizer.eos_token_id
         anchors = find_anchors(examples, recipe.reroute_target, eos_id=eos_id)
         targets_LD = mean_states(loaded, anchors, layers=recipe.target_layers, pixels=pixels)
     return targets_LD.to(torch.float64 if loaded.dtype == torch.float64 else torch.float32)
 
 
 def find_anchors(
-    examples: Sequence[EncodedExample], target: RerouteTarget, *, eos_id: int
+    examples: Sequence[EncodedExample], target: RerouteTarget, *, eos_id: int | None
 ) -> list[Anchor]:
     """Retain examples, evenly spread, and the token before a refusal or before the end.
 
     Args:
         examples: of both sets; of the circuit-breaker set none counts.
         target: "refusal" or "eos".
-        eos_id: token that ends an answer; an example that was cut does not have it.
+        eos_id: token that ends an answer; an example that was cut does not have it. None for a
+            tokenizer without one.
 
     Raises:
         MmcbError: there is none.
     """
     retain = [example for example in examples if example.kind == "retain"]
     if target == "refusal":
-        found = [(e, e.answer_start - 1) for e in retain if e.task == "refusal"]
+        refused = [e for e in retain if e.task == "refusal"]
+        # Of a long request, the place before the answer may have been cut off too.
+        found = [(e, e.answer_start - 1) for e in refused if e.answer_start <= len(e.input_ids)]
         hint = "synthesis writes refusals (--refusal-fraction); so has --retain-data upstream:FILE"
     else:
         found = [(e, len(e.input_ids) - 2) for e in retain if e.input_ids[-1] == eos_id]

@@ -96,9 +96,10 @@ def test_more_batches_than_examples_are_refused() -> None:
         _sampler(_examples("retain", number=4, image=False), accumulation=5)
 
 
-def test_fewer_examples_than_a_batch() -> None:
+def test_fewer_examples_than_a_batch_are_told(caplog: pytest.LogCaptureFixture) -> None:
     examples = _examples("retain", number=2, image=False)
     assert {e.id for e in _sampler(examples).step(5)} == {e.id for e in examples}
+    assert "2 retain examples: a step has no more, instead of" in caplog.text
 
 
 def test_batches_hold_examples_of_similar_length() -> None:
@@ -150,6 +151,19 @@ def test_cutting_keeps_the_image_whole(load: Load, data_folder: Path) -> None:
         after = example.input_ids[example.mask_start :]
         assert image_id not in after
         assert len(after) <= 8
+
+
+def test_examples_beyond_the_models_context_are_told(
+    load: Load, data_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = load("llm")
+    recipe = tiny_recipe(loaded)
+    lengths = sorted(len(e.input_ids) for e in encoded(data_folder, loaded, recipe).examples)
+    loaded.decoder.config.max_position_embeddings = lengths[-3]
+    assert "longer" not in caplog.text
+    encoded(data_folder, loaded, recipe)
+    longer = sum(length > lengths[-3] for length in lengths)
+    assert f"{longer} examples are longer than the {lengths[-3]} tokens" in caplog.text
 
 
 def test_a_language_model_leaves_out_images_and_says_how_many(

@@ -1,5 +1,6 @@
 """Reroute targets that are fixed directions: where they come from, and runs with them."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def test_cut_answers_have_no_end_and_many_are_thinned_out() -> None:
     found = [example.id for example, _ in find_anchors(many, "eos", eos_id=EOS)]
     assert len(set(found)) == MOST_ANCHORS
     assert found[-1] == f"retain-{3 * MOST_ANCHORS - 3}"  # from all over the set
+
+
+def test_a_refusal_whose_place_was_cut_off_is_no_anchor() -> None:
+    """With --mask all a request longer than --max-length stays, and its answer is gone."""
+    whole = _example("retain", task="refusal")
+    cut = dataclasses.replace(whole, input_ids=whole.input_ids[:3])
+    assert find_anchors([cut, whole], "refusal", eos_id=EOS) == [(whole, 3)]
+    with pytest.raises(MmcbError, match="no refusal"):
+        find_anchors([cut], "refusal", eos_id=EOS)
 
 
 def test_a_random_target_is_positive_of_length_1_and_the_seeds() -> None:

@@ -221,6 +221,33 @@ def test_other_settings_in_the_same_folder_are_refused(config: TrainingConfig) -
         train(config.model_copy(update={"seed": 1}))
 
 
+def test_a_merge_that_was_killed_is_made_again(
+    config: TrainingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(model: Any, path: Path, **_: Any) -> None:
+        path.mkdir()
+        (path / "model.safetensors").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    assert config.out is not None
+    config = config.model_copy(update={"merge": True})
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("mmcb.models.export.save_weights", killed)
+        train(config)
+    assert not (config.out / "merged").exists()
+    train(config)
+    load_model(str(config.out / "merged"))
+    assert not (config.out / ".merged").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(
+    config: TrainingConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MmcbError, match="cannot write to the run's folder"):
+        train(config.model_copy(update={"out": tmp_path / "file" / "run"}))
+
+
 def test_two_processes_in_one_folder_are_refused(config: TrainingConfig) -> None:
     assert config.out is not None
     with locked(config.out), pytest.raises(MmcbError, match="another process"):
