@@ -1,4 +1,7 @@
-"""The README's commands, executed: on the miniature world in small, on photographs, and without."""
+"""The README's commands, executed: on the miniature world in small, on photographs, and without.
+
+Those of one block run one after the other in one process, which imports torch once.
+"""
 
 import json
 import os
@@ -17,10 +20,22 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALL = {
     "mmcb.miniature": "--num-train 24 --num-val 8 --num-test 8 --num-behaviors 4 --num-tasks 4"
     " --num-instructions 20",
+    "mmcb.synthesis": "--num-images 16",
     "mmcb.training": "--steps 4",
     "mmcb.attacks.image_hijack": "--steps 3",
     "mmcb.evaluation": "--limit 2",
 }
+# As `python -m` runs them, until one fails.
+ALL = """
+import json, runpy, sys
+for module, *arguments in json.loads(sys.argv[1]):
+    sys.argv = [module, *arguments]
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except SystemExit as stop:
+        if stop.code:
+            sys.exit(stop.code)
+"""
 
 
 def _block_with(command: str) -> list[str]:
@@ -31,26 +46,33 @@ def _block_with(command: str) -> list[str]:
     return block.splitlines()
 
 
-def _run(command: str, *, folder: Path, small: bool = True) -> subprocess.CompletedProcess[str]:
-    python, dash_m, module, *arguments = shlex.split(command)
-    assert (python, dash_m) == ("python", "-m")
-    more = shlex.split(SMALL.get(module, "")) if small else []
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments, *more],
+def _run(commands: list[str], *, folder: Path, small: bool = True) -> tuple[int, str]:
+    """Run the commands until one fails; returns its code, or 0, and what was said."""
+    lines = []
+    for command in commands:
+        python, dash_m, module, *arguments = shlex.split(command)
+        assert (python, dash_m) == ("python", "-m")
+        lines.append([module, *arguments, *shlex.split(SMALL.get(module, "") if small else "")])
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::RuntimeWarning:runpy", "-c", ALL, json.dumps(lines)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "NO_COLOR": "1"},
         capture_output=True,
         text=True,
     )
+    return done.returncode, done.stderr
+
+
+def _succeed(commands: list[str], *, folder: Path) -> None:
+    code, said = _run(commands, folder=folder)
+    assert code == 0, said
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where one command after another is run, as the README tells it."""
     folder = tmp_path_factory.mktemp("readme")
-    for command in _block_with("python -m mmcb.miniature"):
-        done = _run(command, folder=folder)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    _succeed(_block_with("python -m mmcb.miniature"), folder=folder)
     return folder
 
 
@@ -64,9 +86,7 @@ def test_step_by_step_ends_in_a_report(folder: Path) -> None:
 
 
 def test_the_same_training_on_a_text_only_model(folder: Path) -> None:
-    [command] = _block_with("python -m mmcb.training --model tiny-mistral")
-    done = _run(command, folder=folder)
-    assert done.returncode == 0, done.stderr
+    _succeed(_block_with("python -m mmcb.training --model tiny-mistral"), folder=folder)
     [results] = folder.glob("runs/training/tiny-mistral-*/results.json")
     for model in json.loads(results.read_text())["models"].values():
         assert model["asr"]["prefill"]["value"] is not None
@@ -75,9 +95,9 @@ def test_the_same_training_on_a_text_only_model(folder: Path) -> None:
 
 def test_what_cannot_be_had_is_said_in_one_sentence(tmp_path: Path) -> None:
     for command in _block_with("python -m mmcb.training --model llava-next"):
-        done = _run(command, folder=tmp_path, small=False)
-        assert done.returncode == 2, command
-        error, hint = done.stderr.splitlines()
+        code, said = _run([command], folder=tmp_path, small=False)
+        assert code == 2, command
+        error, hint = said.splitlines()
         assert error.startswith("error: ")
         assert "python -m mmcb." in hint
         assert "tiny-llava-next" in hint
@@ -86,9 +106,9 @@ def test_what_cannot_be_had_is_said_in_one_sentence(tmp_path: Path) -> None:
 
 def test_photographs(folder: Path, shared_data: Path) -> None:
     (folder / "data" / "coco").symlink_to(shared_data / "coco")
-    for command in _block_with("python -m mmcb.captioning --coco-root data/coco --source coco"):
-        done = _run(command, folder=folder)
-        assert done.returncode == 0, f"{command}\n{done.stderr}"
+    _succeed(
+        _block_with("python -m mmcb.captioning --coco-root data/coco --source coco"), folder=folder
+    )
     assert (folder / "data/synthesis/coco/retain.jsonl").stat().st_size > 0
     pictures = list(folder.glob("runs/attacks.image_hijack/*/images/defended/*.png"))
     assert len(pictures) == 4  # as many as this small world has behaviors

@@ -136,7 +136,7 @@ def test_a_real_run_stays_in_its_budget(tmp_path: Path) -> None:
 
     free = run(0)
     budget = int((free["before"] + free["after"]) / 2) + memory.RESERVE["cpu"]
-    assert free["after"] > budget + GIB // 8
+    assert free["after"] > budget + GIB // 16  # the limit is one
     bound = run(budget)
     assert bound["after"] <= budget
     assert bound["loss"] == pytest.approx(free["loss"], rel=1e-5)
