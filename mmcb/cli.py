@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import json
 import os
+import sqlite3
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -40,8 +41,8 @@ def run_command(
 ) -> None:
     """Read the command line into a config and run `main` on it.
 
-    A `MmcbError` ends the program with one sentence and code 2, Ctrl-C with 130. Anything else is a
-    bug and keeps its traceback (code 1).
+    A `MmcbError` or a full disk ends the program with one sentence and code 2, Ctrl-C with 130.
+    Anything else is a bug and keeps its traceback (code 1).
 
     Args:
         config_type: The command's settings.
@@ -71,10 +72,11 @@ def run_command(
         # The reader has seen enough (`--help | head`). Python would complain once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, sqlite3.OperationalError) as error:
+        full = _disk_full(error)
+        if full is None:
             raise
-        print_error(MmcbError(str(error), hint="make room; the same command goes on from here"))
+        print_error(full)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _print("interrupted; the same command goes on from here")
@@ -126,6 +128,22 @@ def print_error(error: MmcbError) -> None:
     _print(f"error: {error.message}")
     if error.hint:
         _print(f"hint: {error.hint}")
+
+
+def _disk_full(error: OSError | sqlite3.OperationalError) -> MmcbError | None:
+    """The sentence for a disk without room; None for any other trouble."""
+    if isinstance(error, sqlite3.OperationalError):
+        if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
+            return None
+        where = "the folder for temporary files (SQLITE_TMPDIR names another)"
+    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = str(error.filename or "the folder that this command writes to")
+    else:
+        return None
+    return MmcbError(
+        f"the disk is full: there is no room left in {where}",
+        hint="make room; what was written stays, and the same command goes on from here",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -145,12 +146,25 @@ def stop_with(error: BaseException) -> Callable[[Settings], None]:
     return main
 
 
+def full_database() -> sqlite3.OperationalError:
+    """What SQLite says when its file cannot grow."""
+    database = sqlite3.connect("")
+    database.execute("CREATE TABLE grown (text)")
+    database.execute("PRAGMA max_page_count=2")
+    try:
+        database.execute("INSERT INTO grown VALUES (zeroblob(100000))")
+    except sqlite3.OperationalError as error:
+        return error
+    raise AssertionError("it has grown")
+
+
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
         (MmcbError("no adapter yet", hint="mmcb training"), 2, "error: no adapter yet\nhint: mmcb"),
+        (OSError(errno.ENOSPC, "No space left"), 2, "error: the disk is full: there is no room"),
+        (full_database(), 2, "error: the disk is full: there is no room left in the folder for te"),
         (KeyboardInterrupt(), 130, "interrupted"),
-        (OSError(errno.ENOSPC, "No space left on device"), 2, "error: [Errno 28] No space left"),
     ],
 )
 def test_exit_codes(

@@ -9,6 +9,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,20 +80,20 @@ def caption_images(
     )
     with run, RecordWriter(path, Caption) as captions:
         notes = Notes(config.folder / "skipped.jsonl")
+        job = _Job(config, path, captions, notes, done)
+        images = (image for image in index.images() if _missing(image.file, done, config))
+        generator = None
+        if todo and config.source == "model":
+            generator = (make or partial(make_generator, config.engine))(config.model)
+        began = time.monotonic()  # after loading the model, as the bar
         with notes.writer, progress(len(index), "captioning", initial=len(index) - todo) as bar:
-            job = _Job(config, path, captions, notes, done)
-            images = (image for image in index.images() if _missing(image.file, done, config))
-            if config.source == HUMAN:
-                began = time.monotonic()
+            if generator is not None:
+                _write_captions(job, images, generator, bar)
+            elif config.source == HUMAN:
                 if todo and not len(done) and not index.num_captions:
                     raise _no_human_captions(config)
                 _take_human_captions(job, images, bar)
-            elif todo:
-                loader = make or (lambda name: make_generator(config.engine, name))
-                generator = loader(config.model)
-                began = time.monotonic()
-                _write_captions(job, images, generator, bar)
-            seconds = time.monotonic() - began if todo else 0.0
+        seconds = time.monotonic() - began
         done.refresh()
         notes.settle(done)
         result = Captioned(path, index, captions=done, notes=notes.index)

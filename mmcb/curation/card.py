@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
@@ -13,17 +13,15 @@ from mmcb import __version__
 from mmcb.curation.summary import SetSummary
 from mmcb.store import write_atomic
 
-LICENCES = {
-    1: "CC BY-NC-SA 2.0",
-    2: "CC BY-NC 2.0",
-    3: "CC BY-NC-ND 2.0",
-    4: "CC BY 2.0",
-    5: "CC BY-SA 2.0",
-    6: "CC BY-ND 2.0",
-    7: "no known copyright restrictions",
-    8: "United States Government Work",
+COCO_LICENCES = {
+    "Attribution-NonCommercial-ShareAlike License": "CC BY-NC-SA 2.0",
+    "Attribution-NonCommercial License": "CC BY-NC 2.0",
+    "Attribution-NonCommercial-NoDerivs License": "CC BY-NC-ND 2.0",
+    "Attribution License": "CC BY 2.0",
+    "Attribution-ShareAlike License": "CC BY-SA 2.0",
+    "Attribution-NoDerivs License": "CC BY-ND 2.0",
 }
-"""COCO's licence numbers (`licenses` of its annotation files)."""
+"""What the names that COCO's annotation files give to Flickr's licences leave out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,9 @@ class Card:
     files: Mapping[str, str]
     """Further files, with what a line of each is."""
     licences: Mapping[int | None, int]
-    """Images by COCO's licence number."""
+    """Images by the number of their licence."""
+    licence_names: Mapping[int, str] = field(default_factory=dict)
+    """What the annotation files call each number: those of other folders than COCO's differ."""
     heldout: tuple[str, ...] = ()
     """Categories that no training record shows."""
     mapping: Mapping[str, Mapping[str, Sequence[str]]] | None = None
@@ -72,12 +72,13 @@ def write_card(folder: Path, card: Card) -> None:
         undefined=jinja2.StrictUndefined,
     )
     template = environment.get_template("card.md.j2")
-    text = template.render(card=card, licences=_licences(card.licences), version=__version__)
+    text = template.render(card=card, licences=_licences(card), version=__version__)
     write_atomic(folder / "README.md", text)
 
 
-def _licences(numbers: Mapping[int | None, int]) -> list[tuple[str, int]]:
+def _licences(card: Card) -> list[tuple[str, int]]:
     named = Counter[str]()
-    for number, images in numbers.items():
-        named[LICENCES.get(number or 0, "not stated")] += images
+    for number, images in card.licences.items():
+        name = card.licence_names.get(number or 0, f"number {number}")
+        named["not stated" if number is None else COCO_LICENCES.get(name, name)] += images
     return sorted(named.items())

@@ -7,8 +7,9 @@ calls above 0.1. BLEU is sacrebleu's, of one sentence, lower case, with effectiv
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from sacrebleu.metrics.bleu import BLEU
@@ -16,6 +17,7 @@ from sacrebleu.tokenizers.tokenizer_13a import Tokenizer13a
 
 from mmcb.curation.config import OverlapConfig
 from mmcb.curation.prompts import read_prompts
+from mmcb.errors import MmcbError
 
 _ORDER = 4
 
@@ -115,6 +117,9 @@ class Decontamination:
 
     Args:
         config: the files and their thresholds.
+
+    Raises:
+        MmcbError: a file cannot be read, or holds no prompt.
     """
 
     def __init__(self, config: OverlapConfig) -> None:
@@ -132,5 +137,10 @@ class Decontamination:
         return next((hit for index in self._indices if (hit := index.overlap(text))), None)
 
 
-def _prompts(files: Sequence[Path]) -> Iterable[tuple[str, str]]:
-    return ((path.name, prompt) for path in files for prompt in read_prompts(path))
+def _prompts(files: Sequence[Path]) -> Iterator[tuple[str, str]]:
+    for path in files:
+        prompts = read_prompts(path)
+        first = next(prompts, None)
+        if first is None:
+            raise MmcbError(f"{path}: holds no prompt to keep out", hint="leave it out")
+        yield from ((path.name, prompt) for prompt in chain([first], prompts))

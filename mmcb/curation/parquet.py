@@ -8,7 +8,7 @@ from typing import Any
 
 from mmcb.log import get_logger
 from mmcb.records import Example
-from mmcb.store import batches, resolve_image
+from mmcb.store import batches, replacing, resolve_image
 
 SPLITS = ("train", "heldout")
 BATCH = 64
@@ -41,10 +41,8 @@ def _write_split(path: Path, split: str, examples: Iterable[Example]) -> Path:
     from pyarrow import parquet
 
     target = path.parent / "parquet" / f"{path.stem}-{split}.parquet"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.tmp")
     schema, missing = _schema(), 0
-    with parquet.ParquetWriter(partial, schema) as writer:
+    with replacing(target) as file, parquet.ParquetWriter(file, schema) as writer:
         for batch in batches(examples, BATCH):
             rows = [_row(path, example) for example in batch]
             missing += sum(
@@ -52,7 +50,6 @@ def _write_split(path: Path, split: str, examples: Iterable[Example]) -> Path:
                 for row, example in zip(rows, batch, strict=True)
             )
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=schema))
-    partial.replace(target)
     if missing:
         _log.warning("%s: %d images cannot be read; their records have none", target, missing)
     return target

@@ -43,11 +43,12 @@ class EngineConfig(Config):
     key is read from OPENAI_API_KEY."""
 
     server_retries: int = Field(default=8, ge=0)
-    """server: how often a request is sent again after 429, 408, 409, 5xx, a cut connection or a
-    timeout; waits double from 0.5 to 8 s, or are as long as the server asks."""
+    """server: how often a request is sent again after 429, 408, 409, 5xx or a cut connection; waits
+    double from 0.5 to 8 s, or are as long as the server asks."""
 
-    server_timeout: float = Field(default=600.0, gt=0.0)
-    """server: seconds to wait for an answer before it counts as lost."""
+    server_timeout: float = Field(default=60.0, gt=0.0)
+    """server: seconds without a byte, whichever request it is for, after which the run ends; more
+    for a server that takes longer to begin its first answer."""
 
     concurrency: int = Field(default=64, ge=1)
     """vllm and server: requests in flight at once (the batch size is for transformers)."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mmcb.errors import MmcbError
+from mmcb.generation.client import KEY_VARIABLE, Client, SilentServerError, import_openai
 from mmcb.generation.config import EngineConfig
+from mmcb.generation.in_flight import BackgroundLoop
 from mmcb.models.families import FAMILIES
 
-if TYPE_CHECKING:
-    import openai
-
-KEY_VARIABLE = "OPENAI_API_KEY"
-_CONNECT_S = 10.0
 _NAMES_SHOWN = 5
 
 
@@ -32,32 +28,6 @@ class Endpoint:
     """vLLM only: whether it must be told to put the beginning-of-sequence token in front."""
 
 
-def import_openai() -> Any:
-    """The `openai` package.
-
-    Raises:
-        MmcbError: it is not installed.
-    """
-    try:
-        import openai
-    except ImportError:
-        raise MmcbError(
-            "--engine server needs the openai package", hint="pip install 'mmcb[server]'"
-        ) from None
-    return openai
-
-
-def client_settings(config: EngineConfig, url: str) -> dict[str, Any]:
-    """What every client of a server is made with; the retries and their back-off are its own."""
-    return {
-        "base_url": url,
-        # Servers of one's own take any key, but the client insists on one.
-        "api_key": os.environ.get(KEY_VARIABLE) or "none",
-        "max_retries": config.server_retries,
-        "timeout": import_openai().Timeout(config.server_timeout, connect=_CONNECT_S),
-    }
-
-
 def find_endpoint(config: EngineConfig, model: str) -> Endpoint:
     """The first of the servers that has `model`, by the name, hub id or folder of its family.
 
@@ -66,21 +36,30 @@ def find_endpoint(config: EngineConfig, model: str) -> Endpoint:
     Raises:
         MmcbError: a server does not answer, or none has the model; openai is not installed.
     """
+    loop = BackgroundLoop()
+    try:
+        return loop.run(_find(config, model))
+    finally:
+        loop.close()
+
+
+async def _find(config: EngineConfig, model: str) -> Endpoint:
     openai = import_openai()
     served: list[str] = []
     for url in config.server_url:
-        with openai.OpenAI(**client_settings(config, url)) as client:
+        client = Client(config, url)
+        async with client.api:
             try:
-                listed = list(client.models.list().data or ())
+                listed = list((await client.wait_for(client.api.models.list())).data or ())
             except (openai.NotFoundError, AttributeError, TypeError, ValueError):
                 return Endpoint(url, model)
-            except openai.OpenAIError as error:
+            except (openai.OpenAIError, SilentServerError) as error:
                 raise explain(error, url=url, config=config) from None
             owners = {str(entry.id): str(entry.owned_by) for entry in listed}
             for name in _names_of(model):
                 if name in owners:
                     is_vllm = owners[name] == "vllm"
-                    start = is_vllm and _adds_start(client, url, name)
+                    start = is_vllm and await _adds_start(client, url, name)
                     return Endpoint(url, name, is_vllm=is_vllm, adds_start=start)
             served += owners
     raise MmcbError(
@@ -95,9 +74,9 @@ def explain(error: Exception, *, url: str, config: EngineConfig) -> MmcbError:
     status = getattr(error, "status_code", None)
     hint = "the same command goes on from here"
     retried = f"after {config.server_retries} retries"
-    if isinstance(error, openai.APITimeoutError):
-        problem = f"no answer within {config.server_timeout:g} s, {retried}"
-        hint = f"raise --server-timeout or lower --concurrency; {hint}"
+    if isinstance(error, SilentServerError):
+        problem = f"sent nothing for {config.server_timeout:g} s"
+        hint = f"see whether it still works; if it is but slow, raise --server-timeout; {hint}"
     elif isinstance(error, openai.APIConnectionError):
         cause = _first_line(error.__cause__ or error)
         problem = f"not reached, or the connection was cut, {retried}: {cause}"
@@ -111,6 +90,8 @@ def explain(error: Exception, *, url: str, config: EngineConfig) -> MmcbError:
     elif status is not None:
         problem = f"answered {status}, {retried if status >= 500 else 'not retried'}"
         problem += f": {_first_line(error)}"
+    elif isinstance(error, openai.APIError):
+        problem = f"broke off an answer: {_first_line(error)}"
     else:
         problem = f"the answer is no chat completion: {_first_line(error)}"
         hint = "see whether --server-url is that of an OpenAI-compatible server"
@@ -126,7 +107,7 @@ def _names_of(model: str) -> list[str]:
     return list(dict.fromkeys([model, *(str(other) for other in others if other is not None)]))
 
 
-def _adds_start(client: openai.OpenAI, url: str, name: str) -> bool:
+async def _adds_start(client: Client, url: str, name: str) -> bool:
     """Whether the tokenizer of a vLLM server begins texts with a token that its chats lack.
 
     LLaVA-1.6-Mistral's template leaves `<s>` to the tokenizer, and vLLM's chats then go without it.
@@ -134,13 +115,13 @@ def _adds_start(client: openai.OpenAI, url: str, name: str) -> bool:
     route = f"{url.removesuffix('/v1')}/tokenize"
     chat = {"messages": [{"role": "user", "content": "a"}], "add_special_tokens": False}
 
-    def tokens(body: dict[str, Any]) -> list[int]:
-        answer: Any = client.post(route, cast_to=object, body={"model": name, **body})
-        return list(answer["tokens"])
+    async def tokens(body: dict[str, Any]) -> list[int]:
+        asked = client.api.post(route, cast_to=object, body={"model": name, **body})
+        return list((await client.wait_for(asked))["tokens"])
 
     try:
-        start = tokens({"prompt": "", "add_special_tokens": True})[:1]
-        return bool(start) and tokens(chat)[:1] != start
+        start = (await tokens({"prompt": "", "add_special_tokens": True}))[:1]
+        return bool(start) and (await tokens(chat))[:1] != start
     except Exception:
         # Not every vLLM has the route; then its chats are taken as they are.
         return False

@@ -1,10 +1,11 @@
 """Text from any OpenAI-compatible server, through the `openai` client.
 
-The client retries what may pass (429, 408, 409, 5xx, cut connections, timeouts) with exponential
-back-off, or as long as the server's `Retry-After` says. What is still wrong then ends the run with
-a sentence: a server that is down must not turn thousands of requests into failures. A request that
-the server refuses (400, 413, 422: too long, no image taken...) is answered with
-`finish_reason="error"`, and the others go on.
+The client retries what may pass (429, 408, 409, 5xx, cut connections) with exponential back-off, or
+as long as the server's `Retry-After` says. What is still wrong then ends the run with a sentence,
+as does silence: a server that is down must not turn thousands of requests into failures. Answers
+are streamed, so that one that takes long is not taken for silence. A request that the server
+refuses (400, 413, 422: too long, no image taken...) is answered with `finish_reason="error"`, and
+the others go on.
 
 What cannot be the same as in this process: the server's own chat template, tokenizer and precision
 count, sampled text differs for one seed, and a server other than vLLM may have defaults of its
@@ -18,13 +19,14 @@ import base64
 import io
 import re
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmcb.errors import MmcbError
+from mmcb.generation.client import Client, SilentServerError, import_openai
 from mmcb.generation.config import EngineConfig
-from mmcb.generation.endpoints import Endpoint, client_settings, explain, import_openai
+from mmcb.generation.endpoints import Endpoint, explain
 from mmcb.generation.images import open_image
 from mmcb.generation.in_flight import BackgroundLoop
 from mmcb.generation.protocol import Completion, FinishReason, Request, Sampling
@@ -40,6 +42,14 @@ _REFUSED = (400, 413, 422)
 _SPECIAL_TOKEN = re.compile(r"<(?=(?:/?s|unk|pad|bos|eos|image|\|[^<>|]*\|)>)")
 
 
+class _Said(NamedTuple):
+    """A streamed answer, put together."""
+
+    text: str
+    finish_reason: str
+    num_tokens: int
+
+
 class ServerGenerator:
     """A `TextGenerator` over one model of a server."""
 
@@ -50,7 +60,7 @@ class ServerGenerator:
         self.name = model
         self._endpoint = endpoint
         self._config = config
-        self._client = import_openai().AsyncOpenAI(**client_settings(config, endpoint.url))
+        self._client = Client(config, endpoint.url)
         self._loop = BackgroundLoop()
         weakref.finalize(self, self._loop.close)
 
@@ -83,33 +93,71 @@ class ServerGenerator:
             messages = await asyncio.to_thread(chat_messages, request)
         except MmcbError as error:
             return failure(request, error)
+        settings = self._settings(request, messages, sampling)
         try:
-            settings: dict[str, Any] = {
-                "model": self._endpoint.model,
-                "max_tokens": sampling.max_new_tokens,
-                "temperature": sampling.temperature,
-                "top_p": sampling.top_p,
-                "seed": request_seed(sampling.seed, request.id, bits=_SEED_BITS),
-                "extra_body": self._extra(request),
-            }
-            if request.layout == "plain":
-                text = messages[-1]["content"]
-                answer = await self._client.completions.create(prompt=text, **settings)
-            else:
-                answer = await self._client.chat.completions.create(
-                    messages=messages,
-                    response_format=_response_format(request) or openai.omit,
-                    **settings,
-                )
-            if not getattr(answer, "choices", None):
-                raise ValueError(f"{str(answer)[:80]!r}")
-            return self._completion(request, answer)
+            said = await self._client.wait_for(self._said(request, settings))
         except openai.APIStatusError as error:
             if error.status_code in _REFUSED:
                 return failure(request, error)
             raise explain(error, url=self._endpoint.url, config=self._config) from None
-        except (openai.OpenAIError, ValueError) as error:
+        except (openai.OpenAIError, SilentServerError, ValueError) as error:
             raise explain(error, url=self._endpoint.url, config=self._config) from None
+        return self._completion(request, said)
+
+    def _settings(
+        self, request: Request, messages: Sequence[Mapping[str, Any]], sampling: Sampling
+    ) -> dict[str, Any]:
+        """What the API is asked for."""
+        settings: dict[str, Any] = {
+            "model": self._endpoint.model,
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "seed": request_seed(sampling.seed, request.id, bits=_SEED_BITS),
+            "extra_body": self._extra(request),
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if request.layout == "plain":
+            return settings | {"prompt": messages[-1]["content"]}
+        if request.json_schema is not None:
+            settings["response_format"] = _response_format(request.json_schema)
+        return settings | {"messages": messages}
+
+    async def _said(self, request: Request, settings: Mapping[str, Any]) -> _Said:
+        """One answer, asked for again when the connection is cut in the middle of it."""
+        api, cuts = self._client.api, 0
+        plain = request.layout == "plain"
+        create = api.completions.create if plain else api.chat.completions.create
+        while True:
+            stream = await create(**settings)
+            try:
+                return await self._read(stream)
+            except import_openai().APIConnectionError:
+                # The client's own retries end where an answer begins.
+                if cuts == self._config.server_retries:
+                    raise
+                cuts += 1
+
+    async def _read(self, stream: Any) -> _Said:
+        kind = stream.response.headers.get("content-type", "no type")
+        if "event-stream" not in kind:
+            await stream.close()
+            raise ValueError(f"it came as {kind}, not as a stream of events")
+        text, reason, usage = "", None, None
+        async for chunk in stream:
+            self._client.hear()
+            usage = getattr(chunk, "usage", None) or usage
+            for choice in getattr(chunk, "choices", None) or ():
+                delta = getattr(choice, "delta", None)
+                piece = getattr(choice, "text", None) if delta is None else delta.content
+                text += piece or ""
+                reason = choice.finish_reason or reason
+        if reason is None:
+            raise import_openai().APIConnectionError(
+                message="the stream ended before the answer did", request=stream.response.request
+            )
+        return _Said(text, reason, 0 if usage is None else int(usage.completion_tokens))
 
     def _extra(self, request: Request) -> dict[str, Any] | None:
         """What vLLM must be told, or it takes the checkpoint's own defaults."""
@@ -122,22 +170,19 @@ class ServerGenerator:
             extra |= {"add_generation_prompt": False, "continue_final_message": True}
         return extra
 
-    def _completion(self, request: Request, answer: Any) -> Completion:
-        choice = answer.choices[0]
+    def _completion(self, request: Request, said: _Said) -> Completion:
         reason: FinishReason
-        match choice.finish_reason:
+        match said.finish_reason:
             case "stop" | "length" as known:
                 reason = known
             case other:
                 return failure(request, MmcbError(f"the server ended it as {other!r}"))
-        said = choice.text if request.layout == "plain" else choice.message.content
-        text = str(said or "")
-        tokens = 0 if answer.usage is None else int(answer.usage.completion_tokens)
+        tokens = said.num_tokens
         if self._endpoint.is_vllm and reason == "stop":
             tokens -= 1  # vLLM counts the end-of-sequence token
         return Completion(
             id=request.id,
-            text=text if request.prefill else text.lstrip(),
+            text=said.text if request.prefill else said.text.lstrip(),
             finish_reason=reason,
             num_tokens=max(0, tokens),
         )
@@ -163,11 +208,9 @@ def chat_messages(request: Request) -> list[dict[str, Any]]:
     return messages
 
 
-def _response_format(request: Request) -> dict[str, Any] | None:
+def _response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
     """The schema that the answer follows, as OpenAI's API has it."""
-    if request.json_schema is None:
-        return None
-    named = {"name": "answer", "schema": dict(request.json_schema), "strict": True}
+    named = {"name": "answer", "schema": dict(schema), "strict": True}
     return {"type": "json_schema", "json_schema": named}
 
 

@@ -180,6 +180,7 @@ def _engine_settings(
         # To compile for a CPU takes minutes and a C++ compiler.
         "enforce_eager": on_cpu,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if on_cpu and not os.environ.get("VLLM_CPU_KVCACHE_SPACE"):
         # A share of all memory, as on a GPU, is too much beside other programs.
@@ -206,15 +207,23 @@ class _Running:
         would find vLLM's modules emptied, and print a traceback.
         """
         engine, self.engine = self.engine, None
+        # First who reads its answers: it would take the end for a crash, and print a traceback.
+        if engine.output_handler is not None:
+            self.loop.run(_cancel(engine.output_handler))
         engine.shutdown(timeout=_SHUTDOWN_S)
         self.loop.close()
         del engine
         gc.collect()
 
 
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
 def _start(settings: dict[str, Any], loop: BackgroundLoop, *, name: str) -> Any:
-    # vLLM tells its whole life at INFO; read when it is imported.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    # It tells its whole life at INFO and its own defaults as WARNINGs; read when it is imported.
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.v1.engine.async_llm import AsyncLLM
 

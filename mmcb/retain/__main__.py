@@ -5,11 +5,11 @@ from mmcb.retain.config import RetainConfig
 
 
 def _run(config: RetainConfig) -> None:
-    from mmcb.models.locate import check_model
+    from mmcb.generation.factory import check_available
     from mmcb.retain.run import make_retain_set
 
     if config.borderline:
-        check_model(config.model)
+        check_available(config.engine, config.model)
     make_retain_set(config)
 
 

@@ -50,7 +50,14 @@ def _run(config: SynthesisConfig) -> None:
                 f"none of the {len(captioned.index)} images in {config.coco_root} has a caption",
                 hint=f"{captioned.path.with_name('skipped.jsonl')} says why",
             )
-        synthesize(config, captioned, run=run, make_judge=_make_judge, sees=sees)
+        synthesize(
+            config,
+            captioned,
+            run=run,
+            make_judge=_make_judge,
+            sees=sees,
+            licence_names=captioned.index.licenses,
+        )
 
 
 def _make_judge(name: str) -> "HarmJudge":

@@ -2,7 +2,7 @@
 
 import gc
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from itertools import chain
 
@@ -24,7 +24,13 @@ from mmcb.synthesis.few_shot import Shot, load_shots
 from mmcb.synthesis.files import SetFiles
 from mmcb.synthesis.filters import PairFilters, pair_text
 from mmcb.synthesis.report import build_report, tell, write_report
-from mmcb.synthesis.retain import RefusalStage, add_captions, add_instructions, retain_stages
+from mmcb.synthesis.retain import (
+    RefusalStage,
+    add_captions,
+    add_instructions,
+    read_instructions,
+    retain_stages,
+)
 from mmcb.synthesis.templates import load_prompts
 from mmcb.synthesis.writer import HarmJudge, Workshop
 
@@ -42,13 +48,18 @@ def start_run(config: SynthesisConfig) -> RunDir:
     """Open the output folder, after a look at everything that needs no model.
 
     Raises:
-        MmcbError: No such taxonomy or templates, or the folder holds a set made another way.
+        MmcbError: No such taxonomy or templates, a file of the user's that is not what it should
+            be, or the folder holds a set made another way.
     """
     taxonomy = load_taxonomy(config.taxonomy_name)
     prompts = load_prompts(config.prompts or taxonomy.template_set)
     load_shots(config.few_shot, taxonomy)
     if config.language is not None:
         check_language(config.language)
+    # Read once for what is wrong with them: they are used after hours of captioning.
+    Decontamination(config)
+    for _ in read_instructions(config):
+        pass
     inputs = {"taxonomy": taxonomy_file(config.taxonomy_name)}
     inputs |= {f"prompt_{kind}": prompt.path for kind, prompt in prompts.items()}
     if config.few_shot is not None:
@@ -70,6 +81,7 @@ def synthesize(
     make: GeneratorMaker | None = None,
     make_judge: JudgeMaker | None = None,
     sees: bool = True,
+    licence_names: Mapping[int, str] | None = None,
 ) -> dict[str, object]:
     """Write the circuit-breaker set and the retain set of these captions.
 
@@ -81,6 +93,7 @@ def synthesize(
         make: Loads a model; called only when a stage has work for it, one model at a time.
         make_judge: Makes the judge that `config.harm_judge` names.
         sees: Whether `config.model` takes images.
+        licence_names: What the images' annotation files call their licences, by number.
 
     Returns:
         The report, as in report.json.
@@ -116,7 +129,9 @@ def synthesize(
     files.settle()
     check_held_out(chain(files.examples, files.retained), taxonomy)
     report = build_report(files, captions=captions, taxonomy=taxonomy)
-    write_report(files, report, captions=captions, taxonomy=taxonomy)
+    write_report(
+        files, report, captions=captions, taxonomy=taxonomy, licence_names=licence_names or {}
+    )
     _show(files)
     run.note("report", report)
     tell(report, files=files)

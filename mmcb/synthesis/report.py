@@ -141,8 +141,17 @@ def write_report(
     *,
     captions: Iterable[Caption],
     taxonomy: Taxonomy,
+    licence_names: Mapping[int, str],
 ) -> None:
-    """Write report.json and the card, README.md."""
+    """Write report.json and the card, README.md.
+
+    Args:
+        files: The folder's records.
+        report: What `build_report` counted.
+        captions: What the sets were made from, those of an image beside each other.
+        taxonomy: The categories of harm.
+        licence_names: What the annotation files call the licences, by number.
+    """
     write_atomic(files.folder / "report.json", json.dumps(report, indent=2) + "\n")
     config = files.config
     card = Card(
@@ -162,6 +171,7 @@ def write_report(
         ),
         files=_FILES,
         licences=licences(captions),
+        licence_names=licence_names,
         heldout=tuple(category.name for category in taxonomy.heldout),
         mapping={c.name: c.maps_to for c in taxonomy.categories if c.maps_to},
         fictional=taxonomy.name == "miniature",

@@ -66,27 +66,30 @@ def add_captions(
     )
 
 
-def add_instructions(files: SetFiles, decontamination: Decontamination) -> None:
-    """Copy the user's retain examples, ids and splits kept.
-
-    One whose request is too like an evaluation prompt is dropped.
+def read_instructions(config: SynthesisConfig) -> Iterator[Example]:
+    """The user's retain examples, if there are any.
 
     Raises:
         MmcbError: The file is missing or holds something else.
     """
-    path = files.config.instructions_file
-    if path is None:
-        return
+    path = config.instructions_file
+    for example in () if path is None else read_records(path, Example):
+        if example.kind != "retain":
+            raise MmcbError(
+                f"{path}: {example.id} is a {example.kind} example",
+                hint="--instructions takes records of kind retain",
+            )
+        yield example
+
+
+def add_instructions(files: SetFiles, decontamination: Decontamination) -> None:
+    """Copy the user's retain examples, ids and splits kept.
+
+    One whose request is too like an evaluation prompt is dropped.
+    """
     done = files.done(files.retain)
-    given = (_instruction(example, path, files) for example in read_records(path, Example))
-    _add(
-        files,
-        (
-            _overlapping(e) if _is_measured(e, decontamination) else e
-            for e in given
-            if e.id not in done
-        ),
-    )
+    given = (_instruction(e, files) for e in read_instructions(files.config) if e.id not in done)
+    _add(files, (_overlapping(e) if _is_measured(e, decontamination) else e for e in given))
 
 
 class RefusalStage:
@@ -228,14 +231,10 @@ def _caption_example(
     )
 
 
-def _instruction(example: Example, path: Path, files: SetFiles) -> Example:
+def _instruction(example: Example, files: SetFiles) -> Example:
     """A record of the user's file, as it is to stand in retain.jsonl."""
-    if example.kind != "retain":
-        raise MmcbError(
-            f"{path}: {example.id} is a {example.kind} example",
-            hint="--instructions takes records of kind retain",
-        )
-    if example.image is None:
+    path = files.config.instructions_file
+    if path is None or example.image is None:
         return example
     image = relative_image(files.retain, resolve_image(path, example.image))
     return example.model_copy(update={"image": image})

@@ -219,7 +219,7 @@ def _tell_context(split: str, encoded: Sequence[EncodedExample], loaded: LoadedM
     longer = sum(len(example.input_ids) > context for example in encoded) if context else 0
     if longer:
         _log.warning(
-            "%s: %d examples are longer than the %d tokens that %s was made for: lower --max-length",
+            "%s: %d examples are longer than the %d tokens of %s's context: lower --max-length",
             split, longer, context, loaded.name,
         )  # fmt: skip
 

@@ -4,6 +4,7 @@ import random
 from pathlib import Path
 
 import pytest
+from datasketch import MinHash, MinHashLSH
 from pydantic import ValidationError
 from sacrebleu.metrics.bleu import BLEU
 
@@ -32,6 +33,36 @@ def test_near_duplicates_keep_the_first() -> None:
     assert seen.add("e", "dog") is None
     assert seen.add("f", "Dog!") == "e"
     assert shingles("a b c d") == {"a b c", "b c d"}
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.8, 1.0])
+def test_near_duplicates_are_those_of_datasketch_s_own_index(threshold: float) -> None:
+    draw = random.Random(3)
+    texts = [" ".join(draw.choices(WORDS, k=30)) for _ in range(60)]
+    for text in texts[:60]:  # the same with a word or two, or all of its end, worded anew
+        words = text.split()
+        for changed in (1, 2, 12):
+            texts.append(" ".join([*words[:-changed], *draw.choices(WORDS, k=changed)]))
+    draw.shuffle(texts)
+    ours = NearDuplicates(threshold)
+    # datasketch has no bands for 1.0; whatever is the same shares them all.
+    index, signatures = MinHashLSH(min(threshold, 0.98), num_perm=128), {}
+    found = []
+    for number, text in enumerate(texts):
+        signature = MinHash(num_perm=128)
+        signature.update_batch([shingle.encode() for shingle in shingles(text)])
+        alike = [
+            name
+            for name in sorted(index.query(signature))
+            if signature.jaccard(signatures[name]) >= threshold
+        ]
+        if not alike:
+            index.insert(f"{number:03d}", signature)
+            signatures[f"{number:03d}"] = signature
+        found.append(alike[0] if alike else None)
+        assert ours.find(text) == found[-1]
+        assert ours.add(f"{number:03d}", text) == found[-1]
+    assert 0 < sum(each is not None for each in found) < 180
 
 
 def test_overlap_equals_every_bleu_computed() -> None:

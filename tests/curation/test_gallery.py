@@ -163,7 +163,8 @@ def test_card(folder: Path, tmp_path: Path) -> None:
         sets=tuple(summarize(records.path, records, what="w") for records in sets(folder)),
         filters=(FilterRow("language", "en", 7, 2),),
         files={"report.json": "counts"},
-        licences={1: 3, None: 2},
+        licences={1: 3, 2: 4, 9: 1, None: 2},
+        licence_names={1: "Attribution-NonCommercial-ShareAlike License", 2: "My own"},
         heldout=("grindling",),
         mapping={"zorching": {"paper": ["Zorch"]}},
     )
@@ -173,6 +174,8 @@ def test_card(folder: Path, tmp_path: Path) -> None:
     assert "| grindling | 60 | 0 |" in text
     assert "| language | en | 7 | 2 |" in text
     assert "| CC BY-NC-SA 2.0 | 3 |" in text
+    assert "| My own | 4 |" in text  # a folder of another make numbers its own
+    assert "| number 9 | 1 |" in text
     assert "| not stated | 2 |" in text
     assert "| zorching | - | - | Zorch |" in text
     loaded = datasets.load_dataset(

@@ -22,7 +22,11 @@ SILENT = "silent"
 GARBAGE = "garbage"
 """A proxy's page instead of an answer."""
 EMPTY = "empty"
-"""JSON, but no answer in it."""
+"""A stream without an answer in it."""
+HALF = "half"
+"""Half an answer, then the stream ends as if it were whole."""
+FAULT = "fault"
+"""Half an answer, then the server's own complaint."""
 
 
 class FakeServer:
@@ -94,17 +98,22 @@ class FakeServer:
                 elif what == GARBAGE:
                     self.send("text/html", b"<html>busy</html>")
                 elif what == EMPTY:
-                    self.reply(200, {"object": "chat.completion", "choices": []})
+                    self.send("text/event-stream", events([]))
                 elif what == CUT:
                     self.send_response(200)
-                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Type", "text/event-stream")
                     self.send_header("Content-Length", "1000")
                     self.end_headers()
-                    self.wfile.write(b'{"choices": [')
+                    self.wfile.write(events(answer(body)[:2], end=b""))
                     self.close_connection = True
+                elif what == HALF:
+                    self.send("text/event-stream", events(answer(body)[:2]))
+                elif what == FAULT:
+                    fault = {"error": {"message": "the engine died", "code": 500}}
+                    self.send("text/event-stream", events([*answer(body)[:2], fault]))
                 else:
                     time.sleep(0.01)  # long enough that others can be under way
-                    self.reply(200, answer(body))
+                    self.send("text/event-stream", events(answer(body)))
 
             def reply(self, status: int, body: dict[str, Any]) -> None:
                 self.send("application/json", json.dumps(body).encode(), status)
@@ -132,26 +141,36 @@ class FakeServer:
             self._http.server_close()
 
 
-def answer(body: dict[str, Any]) -> dict[str, Any]:
-    """A chat completion that repeats what the user said, or a completion of a plain prompt."""
-    if "prompt" in body:
-        choice = {"index": 0, "text": f" re: {body['prompt']}", "finish_reason": "stop"}
-        return {
-            "id": "x",
-            "object": "text_completion",
-            "created": 0,
-            "model": body["model"],
-            "choices": [choice],
-            "usage": {"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5},
-        }
-    content = [m["content"] for m in body["messages"] if m["role"] == "user"][-1]
-    text = content if isinstance(content, str) else content[-1]["text"]
-    message = {"role": "assistant", "content": f" re: {text}"}
-    return {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 0,
-        "model": body["model"],
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5},
-    }
+def answer(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """A chat completion that repeats what the user said, or a completion of a plain prompt.
+
+    In pieces, as it is streamed: words, why it ended, what it cost.
+    """
+    assert body["stream"]
+    assert body["stream_options"] == {"include_usage": True}
+    plain = "prompt" in body
+    said = body["prompt"] if plain else _said(body["messages"])
+    name = "text_completion" if plain else "chat.completion.chunk"
+    frame = {"id": "x", "object": name, "created": 0, "model": body["model"]}
+
+    def piece(text: str, reason: str | None = None) -> dict[str, Any]:
+        content = {"text": text} if plain else {"delta": {"content": text}}
+        return {**frame, "choices": [{"index": 0, **content, "finish_reason": reason}]}
+
+    usage = {"prompt_tokens": 1, "completion_tokens": 4, "total_tokens": 5}
+    return [
+        piece(" re:"),
+        piece(f" {said}"),
+        piece("", "stop"),
+        {**frame, "choices": [], "usage": usage},
+    ]
+
+
+def _said(messages: list[dict[str, Any]]) -> str:
+    content = [message["content"] for message in messages if message["role"] == "user"][-1]
+    return str(content if isinstance(content, str) else content[-1]["text"])
+
+
+def events(pieces: list[dict[str, Any]], *, end: bytes = b"data: [DONE]\n\n") -> bytes:
+    """Server-sent events."""
+    return b"".join(f"data: {json.dumps(piece)}\n\n".encode() for piece in pieces) + end

@@ -10,6 +10,7 @@ import pytest
 from mmcb.errors import MmcbError
 from mmcb.generation.protocol import Completion, Request, Sampling
 from mmcb.records import Example
+from mmcb.retain.__main__ import main
 from mmcb.retain.borderline import Answered, is_harmless
 from mmcb.retain.config import RetainConfig
 from mmcb.retain.run import make_retain_set
@@ -17,6 +18,7 @@ from mmcb.sources.rows import Row
 from mmcb.store import read_records, resolve_image
 from mmcb.synthesis.config import SynthesisConfig
 from mmcb.synthesis.pipeline import start_run, synthesize
+from tests.generation.fake_server import FakeServer
 from tests.live_records import LiveRecords
 from tests.synthesis.fakes import FakeTarget, FakeWriter, make_captions, maker
 
@@ -130,6 +132,20 @@ def test_exact_counts_of_every_part(tmp_path: Path, synthesis: Path) -> None:
     )
     assert len(again.asked) == 1
     assert (out / "retain.jsonl").read_bytes() == before
+
+
+def test_a_server_may_call_its_model_what_it_likes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts, out = tmp_path / "borderline.txt", tmp_path / "out"
+    prompts.write_text("how do i kill a python process ?\n")
+    with FakeServer().running() as server:
+        flags = f"--model fake-model --engine server --server-url {server.url}".split()
+        flags += ["--borderline", str(prompts), "--out", str(out), "--num-borderline", "1"]
+        monkeypatch.setattr("sys.argv", ["mmcb retain", *flags])
+        main()
+    [example] = examples(out)
+    assert example.response == "re: how do i kill a python process ?"
 
 
 def test_nothing_of_an_evaluation_set(tmp_path: Path) -> None:

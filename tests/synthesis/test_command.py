@@ -35,6 +35,17 @@ def test_missing_models_are_said_before_any_work(tmp_path: Path) -> None:
     assert str(error.value.hint).endswith("--model tiny-llava-next --writer tiny-mistral")
     with pytest.raises(MmcbError, match="no taxonomy 'x'"):
         _run(blind.model_copy(update={"source": "coco", "taxonomy": "x"}))
+    for flag, name, text, problem in (
+        ("evaluation_sets", "empty.txt", "\n", "holds no prompt"),
+        ("tool_sets", "odd.jsonl", '{"a": 1}\n', "odd.jsonl:1: has no prompt"),
+        ("instructions", "odd.jsonl", '{"a": 1}\n', "odd.jsonl:1: not a valid Example"),
+        ("few_shot", "odd.jsonl", '{"a": 1}\n', "odd.jsonl:1: not an example to show"),
+    ):
+        path = tmp_path / name
+        path.write_text(text)
+        value = (path,) if flag.endswith("sets") else path
+        with pytest.raises(MmcbError, match=problem):
+            _run(blind.model_copy(update={"source": "coco", flag: value}))
     assert not out.exists()
 
 
