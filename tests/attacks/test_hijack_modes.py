@@ -11,7 +11,7 @@ from mmcb.attacks.image_hijack.roles import assign_roles
 from mmcb.attacks.image_hijack.run import run_image_hijack
 from mmcb.attacks.image_hijack.subjects import read_levels
 from mmcb.attacks.image_hijack.targets import check_settings
-from mmcb.attacks.outputs import LossCurve
+from mmcb.attacks.ledger import LossCurve
 from mmcb.errors import MmcbError
 from mmcb.records import Attempt, Behavior
 from mmcb.store import read_records

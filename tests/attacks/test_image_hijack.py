@@ -16,7 +16,7 @@ from PIL import Image
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
 from mmcb.attacks.image_hijack.run import run_image_hijack
 from mmcb.attacks.image_hijack.subjects import read_levels
-from mmcb.attacks.outputs import LossCurve
+from mmcb.attacks.ledger import LossCurve
 from mmcb.attacks.pgd import ProjectedGradientDescent
 from mmcb.attacks.results import StepReport
 from mmcb.errors import MmcbError
