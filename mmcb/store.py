@@ -51,8 +51,7 @@ def read_distinct(path: Path, type_: type[RecordT]) -> list[RecordT]:
     for record in read_records(path, type_):
         if record.id in records:
             raise MmcbError(
-                f"{path}: two {type_.__name__} records have the id {record.id!r}",
-                hint="give each its own: results are filed by it",
+                f"{path}: id {record.id} stands twice", hint="give each record an id of its own"
             )
         records[record.id] = record
     return list(records.values())
