@@ -41,6 +41,22 @@ def read_records(path: Path, type_: type[RecordT]) -> Iterator[RecordT]:
                 yield parse_record(line, type_, path=path, number=number)
 
 
+def read_distinct(path: Path, type_: type[RecordT]) -> list[RecordT]:
+    """All records of a JSONL file whose ids name one record each.
+
+    Raises:
+        MmcbError: As `read_records`; or an id comes twice.
+    """
+    records: dict[str, RecordT] = {}
+    for record in read_records(path, type_):
+        if record.id in records:
+            raise MmcbError(
+                f"{path}: id {record.id} stands twice", hint="give each record an id of its own"
+            )
+        records[record.id] = record
+    return list(records.values())
+
+
 class RecordFile(Generic[RecordT]):
     """The records of a JSONL file, read anew each time they are gone through, one at a time."""
 

@@ -1,152 +1,111 @@
-"""What the attacks of a run share: one loaded model under two labels, and going on after a kill."""
+"""What the attacks of a run share: one loaded model under two labels, and how results are named."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
-from mmcb.attacks.outputs import environment, load_state, save_state
-from mmcb.attacks.pgd import ProjectedGradientDescent
-from mmcb.attacks.results import StepReport
+from mmcb.attacks.config import AttackConfig
 from mmcb.attacks.targets import Label
-from mmcb.errors import MmcbError
-from mmcb.log import ProgressBar
 from mmcb.models.loading import LoadedModel
-from mmcb.records import Scalar
-from mmcb.store import folder_hash
+from mmcb.records import AttackName, Behavior, Scalar
+from mmcb.store import file_hash, folder_hash, record_id
 
-_OBJECTIVE = "objective."
-
-
-class BenchSettings(Protocol):
-    """The settings that running an attack depends on, whatever it optimises."""
-
-    @property
-    def adapter(self) -> str:
-        """The adapter's folder, or "none"."""
-
-    @property
-    def steps(self) -> int:
-        """Gradient steps of a restart."""
-
-    @property
-    def save_every(self) -> int:
-        """Steps between saved states."""
-
-
-class Stateful(Protocol):
-    """What must be saved with the state of an attack."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """Everything a continuation needs."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Tensor], /) -> None:
-        """Continue where `state_dict` was taken."""
-        ...
-
-
-ConfigT = TypeVar("ConfigT", bound=BenchSettings)
-
-
-def model_labelled(loaded: LoadedModel, label: Label) -> contextlib.AbstractContextManager[None]:
-    """Inside, the loaded model is the one called `label`."""
-    return loaded.adapter_disabled() if label == "base" else contextlib.nullcontext()
-
-
-def weights_of(loaded: LoadedModel, adapter: Path | None) -> dict[Label, str]:
-    """Names the weights behind each label."""
-    base = f"{loaded.name}@{loaded.revision}"
-    on_top = "" if adapter is None else folder_hash(adapter)
-    return {"base": base, "defended": f"{base}+{on_top}"}
+ConfigT = TypeVar("ConfigT", bound=AttackConfig)
 
 
 @dataclass
 class ModelBench(Generic[ConfigT]):
-    """One run's model and settings.
+    """One run's model, attack and settings.
 
     Args:
         config: the resolved settings.
         loaded: the model, with the adapter on it unless only the base is attacked.
         path: the run's folder.
+        attack: the attack's name.
+        settings: those that the attack's result depends on.
     """
 
     config: ConfigT
     loaded: LoadedModel
     path: Path
+    attack: AttackName
+    settings: Mapping[str, Scalar]
     environment: dict[str, Scalar] = field(init=False)
     weights: dict[Label, str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.environment = environment(self.loaded)
-        adapter = None if self.config.adapter == "none" else Path(self.config.adapter)
-        self.weights = weights_of(self.loaded, adapter)
+        base = f"{self.loaded.name}@{self.loaded.revision}"
+        adapter = self.config.adapter
+        on_top = "" if adapter == "none" else folder_hash(Path(adapter))
+        self.weights = {"base": base, "defended": f"{base}+{on_top}"}
+        self._hashes: dict[Path, str] = {}
+
+    @property
+    def attempts(self) -> Path:
+        """The file of attempts."""
+        return self.path / "attempts.jsonl"
 
     def model(self, label: Label) -> contextlib.AbstractContextManager[None]:
         """Inside, the loaded model is the one called `label`."""
-        return model_labelled(self.loaded, label)
+        return self.loaded.adapter_disabled() if label == "base" else contextlib.nullcontext()
 
-    def all_settings(self, label: Label) -> dict[str, Scalar]:
-        """What an attempt on `label` records beside the attack's own settings."""
-        adapter = self.config.adapter if label == "defended" else "none"
-        return {**self.environment, "adapter": adapter}
-
-    def optimise(
+    def attempt_id(
         self,
-        attack: ProjectedGradientDescent,
+        behavior: Behavior,
         label: Label,
         *,
-        state: Path,
-        bar: ProgressBar,
-        done: Callable[[StepReport], str],
-        objective: Stateful | None = None,
-    ) -> None:
-        """Run an attack to its end, from its saved state if there is one.
+        picture: Path | None,
+        more: Mapping[str, Scalar] | None = None,
+    ) -> str:
+        """Names the attack on one behavior of one model, by all that its result depends on.
 
         Args:
-            attack: what is stepped.
-            label: the model under attack.
-            state: the file to go on from.
-            bar: shows the progress.
-            done: how many attempts are finished, in words.
-            objective: the attack's objective, where it remembers something.
+            behavior: the behavior, with the target that is aimed at.
+            label: the model.
+            picture: the picture that the attack starts from or shows; it counts by its content.
+            more: settings that are not the whole run's.
         """
-        saved = load_state(state)
-        if saved is not None:
-            own = {key: value for key, value in saved.items() if not key.startswith(_OBJECTIVE)}
-            attack.load_state_dict(own)
-            if objective is not None:
-                rest = saved.keys() - own.keys()
-                objective.load_state_dict(
-                    {key.removeprefix(_OBJECTIVE): saved[key] for key in rest}
-                )
-            bar.advance(attack.advanced)
-        with self.model(label):
-            while not attack.done:
-                report = _step(attack)
-                bar.advance(
-                    report.advanced,
-                    model=label,
-                    step=f"{report.step}/{self.config.steps}",
-                    loss=report.mean_loss,
-                    done=done(report),
-                )
-                if attack.evaluated % self.config.save_every == 0:
-                    remembered = {} if objective is None else objective.state_dict()
-                    more = {f"{_OBJECTIVE}{key}": value for key, value in remembered.items()}
-                    save_state(state, attack.state_dict() | more)
+        if picture is not None and picture not in self._hashes:
+            self._hashes[picture] = file_hash(picture)
+        return record_id(
+            *(behavior.id, behavior.prompt, behavior.target),
+            "" if picture is None else self._hashes[picture],
+            *(self.attack, self.weights[label]),
+            json.dumps({**self.settings, **(more or {})}, sort_keys=True),
+        )
+
+    def all_settings(self, label: Label) -> dict[str, Scalar]:
+        """What an attempt on `label` records: the attack's settings, and what else moves it."""
+        adapter = self.config.adapter if label == "defended" else "none"
+        return {**self.settings, **self.environment, "adapter": adapter}
 
 
-def _step(attack: ProjectedGradientDescent) -> StepReport:
-    try:
-        return attack.step()
-    except torch.cuda.OutOfMemoryError as error:
-        raise MmcbError(
-            "the GPU has too little memory for this batch", hint="lower --batch-size or --max-side"
-        ) from error
+def environment(loaded: LoadedModel) -> dict[str, Scalar]:
+    """What else moves the result: libraries, the processor's backend, device and precision."""
+    import PIL
+    import torchvision
+    import transformers
+
+    facts: dict[str, Scalar] = {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": str(loaded.device),
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "base_model": loaded.name,
+    }
+    if loaded.is_vlm:
+        processor = loaded.processor.image_processor
+        facts |= {
+            "torchvision": torchvision.__version__,
+            "pillow": PIL.__version__,
+            "image_backend": str(getattr(processor, "backend", type(processor).__name__)),
+        }
+    return facts

@@ -131,8 +131,8 @@ class ProjectedGradientDescent:
         if gradient is not None:
             self._move(rows, parameters.detach(), gradient, step)
         return StepReport(
-            restart=restart,
             step=step,
+            steps=self.settings.steps,
             mean_loss=float(scores.mean()),
             advanced=self.advanced - before,
             finished=len(self._stopped) if self.done else int((self._stopped >= 0).sum()),

@@ -29,13 +29,24 @@ class PGDResult:
     passes: int
     stopped_step: int
 
+    @property
+    def measures(self) -> dict[str, float]:
+        """What an attempt records of it."""
+        return {
+            "loss_start": self.start_loss,
+            "loss_float": self.best_loss,
+            "passes": float(self.passes),
+            "stopped_step": float(self.stopped_step),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
     """Progress of one step: where it stood, the active rows' mean loss, rows finished so far."""
 
-    restart: int
     step: int
+    steps: int
+    """Steps of a restart."""
     mean_loss: float
     advanced: int
     """Evaluations that are now spent or saved by stopping; they sum to B * evaluations."""

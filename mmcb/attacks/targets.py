@@ -16,7 +16,7 @@ from mmcb.models.families import known_family
 from mmcb.models.locate import locate, read_json
 from mmcb.records import Behavior
 from mmcb.run_folder import newest_run, read_manifest
-from mmcb.store import read_records
+from mmcb.store import read_distinct
 
 Label = Literal["base", "defended"]
 TRAINING_RUNS = Path("runs/training")
@@ -168,28 +168,36 @@ def _behaviors_file(config: AttackConfig, model: str) -> Path:
     return TINY_BEHAVIORS
 
 
-def load_behaviors(path: Path, *, needs_image: bool, limit: int | None) -> list[Behavior]:
+def load_behaviors(
+    path: Path, *, needs_image: bool = False, needs_target: bool = True, limit: int | None = None
+) -> list[Behavior]:
     """The first `limit` behaviors that can be attacked.
 
     Args:
         path: the JSONL file.
         needs_image: leave out behaviors without a picture of their own.
+        needs_target: whether a behavior without a target is an error.
         limit: how many at most.
 
     Raises:
-        MmcbError: a line is no behavior, or none is left.
+        MmcbError: a line is no behavior, an id comes twice, a target is missing, or none is left.
     """
     behaviors = [
         behavior
-        for behavior in read_records(path, Behavior)
+        for behavior in read_distinct(path, Behavior)
         if behavior.image is not None or not needs_image
-    ]
+    ][:limit]
     if not behaviors:
         missing = "behavior with an image" if needs_image else "behavior"
+        hint = "--image-folder DIR pairs behaviors with photographs" if needs_image else ""
+        raise MmcbError(f"{path} holds no {missing}", hint=hint or "give other --behaviors")
+    aimless = [behavior.id for behavior in behaviors if not behavior.target.strip()]
+    if aimless and needs_target:
         raise MmcbError(
-            f"{path} holds no {missing}", hint="--image-folder DIR pairs behaviors with photographs"
+            f"{path}: {len(aimless)} behaviors have no target to aim at, such as {aimless[0]}",
+            hint="write into `target` how the answer is to begin",
         )
-    return behaviors[:limit]
+    return behaviors
 
 
 def _without_adapter(config: AttackConfig) -> Models:

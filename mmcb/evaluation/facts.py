@@ -67,7 +67,8 @@ def attack_facts(hijacks: Sequence[Path], attempts: Iterable[Attempt]) -> dict[s
                     found.setdefault(key, set()).add(value)
     return {
         "runs": [str(folder) for folder in hijacks],
-        "adapters": [adapter for folder in hijacks if (adapter := attacked_adapter(folder))],
+        "adapters": list(dict.fromkeys(filter(None, map(attacked_adapter, hijacks)))),
+        "unfinished": [str(folder) for folder in hijacks if is_unfinished(folder)],
         "settings": {
             name: {role: _few(found) for role, found in sorted(by_role.items())}
             for name, by_role in sorted(values.items())
@@ -103,6 +104,11 @@ def attacked_adapter(hijack_run: Path) -> str | None:
     inputs = read_json(hijack_run / "manifest.json").get("inputs", {})
     adapter = inputs.get("adapter", {}) if isinstance(inputs, dict) else {}
     return str(adapter["path"]) if isinstance(adapter, dict) and "path" in adapter else None
+
+
+def is_unfinished(run: Path) -> bool:
+    """Whether a run was broken off, or still goes on: it has only some of its attempts."""
+    return read_json(run / "manifest.json").get("status", "complete") != "complete"
 
 
 def _one_or_all(values: set[Any]) -> Any:

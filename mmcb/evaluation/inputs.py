@@ -17,7 +17,7 @@ from mmcb.evaluation.words import made_of_words
 from mmcb.generation.factory import named_family
 from mmcb.log import get_logger
 from mmcb.records import Attempt, Behavior, Record, Task
-from mmcb.store import read_records, record_id, relative_image, resolve_image
+from mmcb.store import read_distinct, read_records, record_id, relative_image, resolve_image
 
 RUN = "run"
 """The setting of an attempt that names the run it comes from: the evaluation's own key."""
@@ -75,14 +75,10 @@ def _read(path: Path, type_: type[RecordT], limit: int | None) -> list[RecordT]:
             f"there is no {type_.__name__.lower()} file {path}",
             hint="`python -m mmcb.miniature` writes data/miniature with all of them",
         )
-    records: dict[str, RecordT] = {}
-    for record in read_records(path, type_):
-        if record.id in records:
-            raise MmcbError(f"{path}: id {record.id} stands twice")
-        records[record.id] = record
+    records = read_distinct(path, type_)
     if not records:
         raise MmcbError(f"{path} holds no {type_.__name__.lower()}")
-    return list(records.values())[:limit]
+    return records[:limit]
 
 
 def _check_cases(inputs: Inputs, files: Iterable[Path]) -> None:

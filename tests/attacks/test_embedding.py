@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from mmcb.attacks.embedding.config import EmbeddingConfig
 from mmcb.attacks.embedding.run import run_embedding
@@ -160,6 +161,11 @@ def test_engines_that_read_words_say_so(run: Path) -> None:
     attempt = next(iter(attempts_of(run).values()))
     with pytest.raises(MmcbError, match="the vllm engine cannot put input embeddings"):
         require_words([request_of(attempt, run / "attempts.jsonl")], engine="vllm")
+
+
+def test_vectors_begin_as_some_words(world: Path) -> None:
+    with pytest.raises(ValidationError, match="start_text"):
+        settings(world, start_text="")
 
 
 def test_best_of_k_keeps_iterates_that_lie_apart(world: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from mmcb.attacks.gcg.config import GCGConfig
 from mmcb.attacks.gcg.loss import SlotLoss, allowed_tokens
 from mmcb.attacks.gcg.run import run_gcg
 from mmcb.attacks.gcg.search import GCGSettings, GreedyCoordinateGradient
+from mmcb.attacks.results import StepReport
 from mmcb.attacks.slotted import SlotRow, SlottedTargets
 from mmcb.models.chat import encode
 from mmcb.models.loading import LoadedModel
@@ -130,7 +131,7 @@ def test_attacks_with_a_picture_and_goes_on_after_a_kill(
         assert one.measures["loss_float"] <= one.measures["loss_start"]
     step, taken = GreedyCoordinateGradient.step, 0
 
-    def interrupted(search: GreedyCoordinateGradient) -> float:
+    def interrupted(search: GreedyCoordinateGradient) -> StepReport:
         nonlocal taken
         if taken == 2:
             raise KeyboardInterrupt

@@ -11,7 +11,7 @@ from mmcb.attacks.image_hijack.roles import assign_roles
 from mmcb.attacks.image_hijack.run import run_image_hijack
 from mmcb.attacks.image_hijack.subjects import read_levels
 from mmcb.attacks.image_hijack.targets import check_settings
-from mmcb.attacks.outputs import LossCurve
+from mmcb.attacks.ledger import LossCurve
 from mmcb.errors import MmcbError
 from mmcb.records import Attempt, Behavior
 from mmcb.store import read_records
@@ -153,7 +153,13 @@ def test_moving_patch_under_transforms_with_adam(world: Path, tmp_path: Path) ->
         target_models="base",
         num_behaviors=2,
     )
+    plain = run(world, tmp_path / "plain", target_models="base", num_behaviors=2)
+    # The loop begins with a gray square; what is reported is the picture's own loss.
+    unchanged = {one.behavior_id: one.measures["loss_start"] for one in plain}
     for attempt in attempts:
+        assert attempt.measures["loss_start"] == pytest.approx(
+            unchanged[attempt.behavior_id], abs=1e-3
+        )
         assert attempt.measures["passes"] == 8
         assert attempt.measures["loss_transformed"] > 0
         assert attempt.settings["transforms"] == "jpeg noise"
@@ -199,6 +205,12 @@ def test_presets_are_settings_that_hold_together(name: Preset) -> None:
         ({"target": "completion", "universal": True}, "one picture a behavior"),
         ({"patch": "moving", "start": "base"}, "--patch goes with neither"),
         ({"start": "base", "target_models": "defended"}, "needs the base model's pictures"),
+        ({"start": "base", "random_start": True}, "two places to begin at"),
+        ({"start": "base", "universal": True}, "one picture a behavior"),
+        ({"target_string": "zorch"}, "does nothing with --target behavior"),
+        ({"target": "string", "target_string": " "}, "has no string"),
+        ({"responses": Path("x.txt")}, "--responses does nothing"),
+        ({"image_folder": Path("nowhere")}, "there is no such folder"),
         ({"universal": True, "test_share": 0.6, "validation_share": 0.4}, "no behavior to train"),
     ],
 )

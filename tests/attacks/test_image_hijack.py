@@ -16,7 +16,7 @@ from PIL import Image
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
 from mmcb.attacks.image_hijack.run import run_image_hijack
 from mmcb.attacks.image_hijack.subjects import read_levels
-from mmcb.attacks.outputs import LossCurve
+from mmcb.attacks.ledger import LossCurve
 from mmcb.attacks.pgd import ProjectedGradientDescent
 from mmcb.attacks.results import StepReport
 from mmcb.errors import MmcbError
@@ -207,6 +207,22 @@ def test_photographs_replace_the_pictures_and_bad_ones_cost_no_behavior(
     ]
     size = {b: (a.measures["height"], a.measures["width"]) for (b, _), a in attempts.items()}
     assert size == {"b0": (70, 90), "b1": (70, 90), "b2": (128, 26)}
+
+
+def test_too_few_photographs_are_told_and_other_ones_are_other_attacks(
+    inside: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = []
+    for folder, gray in (("a", 90), ("b", 160)):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (90, 70), gray).save(tmp_path / folder / "photo.png")
+        config = settings(inside, out=tmp_path / f"run-{folder}", image_folder=tmp_path / folder)
+        with caplog.at_level("WARNING", logger="mmcb"):
+            run = run_image_hijack(config.model_copy(update={"steps": 1, "target_models": "base"}))
+        assert "holds 1 pictures for 4 behaviors" in caplog.text
+        found += attempts_of(run).values()
+    # The photographs have the same name: the evaluation tells attacks apart by their ids.
+    assert len({attempt.id for attempt in found}) == len(found) == 2
 
 
 def test_pictures_that_do_not_open_or_fit_are_listed(

@@ -18,7 +18,7 @@ from mmcb.generation.transformers_engine import TransformersGenerator
 from mmcb.models.chat import encode
 from mmcb.models.loading import LoadedModel, load_model
 from mmcb.models.steering import without_direction
-from mmcb.records import Attempt, Message, Task
+from mmcb.records import Attempt, Behavior, Message, Task
 from mmcb.store import read_records, replace_records
 from tests.attacks.attack_worlds import make_world
 
@@ -102,3 +102,26 @@ def test_directions_are_made_and_answers_run_without_them(tmp_path: Path) -> Non
         plain = request_of(attempt.model_copy(update={"steering": None}), run / "attempts.jsonl")
         expected = next(engine.generate([plain], sampling))[0]
     assert steered.text == expected.text
+
+
+def test_a_model_without_eyes_is_told_what_to_leave_out(llm_folder: Path, tmp_path: Path) -> None:
+    behaviors = [
+        Behavior(id=f"b{i}", prompt="zorch ?", target="", category="z", split="train")
+        for i in range(2)
+    ]
+    replace_records(tmp_path / "behaviors.jsonl", behaviors)
+    task = Task(id="t", task="vqa", prompt="what is it ?", references=("a dog .",), image="t.png")
+    replace_records(tmp_path / "tasks.jsonl", [task])
+    config = SteeringConfig(
+        model=str(llm_folder),
+        adapter="none",
+        behaviors=tmp_path / "behaviors.jsonl",
+        harmless=tmp_path / "tasks.jsonl",
+        device="cpu",
+        out=tmp_path / "run",
+    )
+    with pytest.raises(MmcbError, match="takes no images") as caught:
+        run_steering(config)
+    assert caught.value.hint == "add --no-images"
+    with pytest.raises(MmcbError, match="holds no task without a picture"):
+        run_steering(config.model_copy(update={"images": False}))

@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from mmcb.errors import MmcbError
 from mmcb.evaluation.config import EvaluationConfig
 from mmcb.evaluation.pipeline import evaluate
 from mmcb.evaluation.quick import evaluate_training_run
+from mmcb.evaluation.report.words import warnings
 from mmcb.evaluation.summarize import TEXT_ATTACKS
 from mmcb.evaluation.table import print_table
 from mmcb.generation.config import EngineConfig
@@ -260,6 +262,24 @@ def test_every_run_of_an_attack_counts_once_and_by_a_name_of_its_own(
     assert results["runs"][str(hijack)]["train"]["base"]["value"] == 1.0
     assert results["runs"][str(other)]["train"]["base"]["value"] == 0.0
     assert results["any_of_n"]["base"]["image_hijack"]["attempts"] == 2
+
+
+def test_a_broken_off_attack_and_one_of_another_adapter_are_told_once(
+    world: EvaluationConfig, tmp_path: Path
+) -> None:
+    [hijack] = world.hijacks
+    (tmp_path / "second").mkdir()
+    shutil.copy(hijack / "attempts.jsonl", tmp_path / "second/attempts.jsonl")
+    inputs = {"adapter": {"path": "another/adapter"}}
+    folders = (hijack, tmp_path / "second")
+    for folder, status in zip(folders, ("complete", "interrupted"), strict=True):
+        manifest = {"command": "attacks.image_hijack", "status": status, "inputs": inputs}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+    results, _ = run(world.model_copy(update={"hijacks": folders}), report=False)
+    said = " ".join(warnings(results))
+    assert said.count("another/adapter") == 1
+    assert f"attack in {folders[1]} is not finished" in said
+    assert str(folders[0]) not in said
 
 
 def test_a_torn_line_is_no_matter_when_nothing_is_missing(world: EvaluationConfig) -> None:

@@ -23,16 +23,14 @@ from mmcb.attacks.image_hijack.run import prepare, with_targets
 from mmcb.attacks.image_hijack.subjects import (
     Subject,
     batches,
+    clean_levels,
     levels_to_image,
     pair_with_images,
-    read_levels,
 )
-from mmcb.attacks.image_hijack.targets import check_inputs
-from mmcb.attacks.objective import TargetObjective
-from mmcb.attacks.outputs import save_state, state_path
 from mmcb.attacks.pgd import ProjectedGradientDescent
+from mmcb.attacks.resumable import save_state, state_path
 from mmcb.attacks.start import start_run
-from mmcb.attacks.targets import Label, Targets, load_behaviors, rerouted_layers
+from mmcb.attacks.targets import Label, Targets, load_behaviors, locate_targets
 from mmcb.attacks.threat import PixelBall, to_levels
 from mmcb.log import ProgressBar, get_logger, progress
 from mmcb.store import record_id, write_atomic
@@ -50,14 +48,11 @@ def run_checks(config: CheckConfig) -> Path:
     Raises:
         MmcbError: for anything that the user can put right.
     """
-    settled, targets = check_inputs(config.hijack())
+    settled, targets = locate_targets(config)
     behaviors = load_behaviors(targets.behaviors, needs_image=True, limit=config.num_behaviors)
     pairs = pair_with_images(behaviors, behaviors_path=targets.behaviors, image_folder=None)
-    found_out = settled.model_dump(include={"model", "adapter", "behaviors"})
-    with start_run(config.model_copy(update=found_out), targets) as run:
-        loaded, subjects, _ = prepare(settled, targets, pairs, run, count=None)
-        layers = rerouted_layers(targets.adapter, targets.model)
-        bench = Bench(settled, loaded, run.path, layers)
+    with start_run(settled, targets) as run:
+        bench, subjects = prepare(settled.hijack(), targets, pairs, run, count=None)
         outcomes = Checker(bench, with_targets(bench, subjects)).all(targets)
         found = findings(outcomes)
         _write(run.path / RESULTS, outcomes, found, len(subjects))
@@ -112,9 +107,9 @@ class Checker:
         """One variant of the attack on one model."""
         parts = []
         for number, batch in enumerate(self.batches):
-            objective = self._objective(batch)
+            objective = self.bench.target(batch)
             ids = [record_id(one.behavior.id, label, name) for one in batch]
-            clean = self._clean(batch).to(self.bench.loaded.device)
+            clean = clean_levels(batch).to(self.bench.loaded.device)
             attack = ProjectedGradientDescent(
                 make_settings(settings),
                 space=make_space(settings, clean, row_ids=ids),
@@ -123,7 +118,7 @@ class Checker:
             )
             # Kept until the run ends: a finished state is a finished attack.
             state = state_path(self.bench.path, ids)
-            self.bench.optimise(attack, label, state=state, bar=bar, done=lambda report: name)
+            self.bench.optimise(attack, label, state=state, bar=bar, count=lambda report: name)
             save_state(state, attack.state_dict())
             results = attack.results()
             pictures = torch.stack([result.best for result in results])
@@ -153,7 +148,7 @@ class Checker:
     def _noise(self, number: int, batch: Sequence[Subject]) -> UInt8[Tensor, "B 3 H W"]:
         ball = PixelBall(self.bench.config.epsilon)
         points = []
-        for subject, clean in zip(batch, self._clean(batch), strict=True):
+        for subject, clean in zip(batch, clean_levels(batch), strict=True):
             name = record_id(self.bench.config.seed, subject.behavior.id, "noise")
             generator = torch.Generator().manual_seed(int(name, 16) % 2**63)
             points.append(to_levels(ball.random_point(clean, generator=generator)))
@@ -166,22 +161,12 @@ class Checker:
         self, batch: Sequence[Subject], pictures: UInt8[Tensor, "B 3 H W"], label: Label
     ) -> Outcome:
         images = [levels_to_image(picture) for picture in pictures]
-        measures = self.bench.measure(self._objective(batch), images, label)
+        measures = self.bench.measure(self.bench.target(batch), images, label)
         return Outcome(
             start=(),
             best=tuple(one["loss_png"] for one in measures),
             reached=tuple(bool(one["target_reached"]) for one in measures),
         )
-
-    def _objective(self, batch: Sequence[Subject]) -> TargetObjective:
-        return self.bench.objectives.target(
-            prompts=[subject.behavior.prompt for subject in batch],
-            targets=[subject.behavior.target for subject in batch],
-            image_size=batch[0].size,
-        )
-
-    def _clean(self, batch: Sequence[Subject]) -> UInt8[Tensor, "B 3 H W"]:
-        return torch.stack([read_levels(subject.clean) for subject in batch])
 
 
 def _joined(parts: Sequence[Outcome]) -> Outcome:

@@ -18,7 +18,7 @@ class EmbeddingConfig(TextAttackConfig):
     preset: Preset | None = None
     """A published protocol: sets the flags below that it names; flags win."""
 
-    start_text: str = " x" * 20
+    start_text: str = Field(default=" x" * 20, min_length=1)
     """The text whose tokens' embeddings the vectors begin as; it says how many there are."""
 
     target_suffix: str = ""

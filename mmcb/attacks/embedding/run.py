@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmcb.attacks.bench import ModelBench
-from mmcb.attacks.embedding.attacker import EmbeddingAttacker
+from mmcb.attacks.embedding.attacker import SETTINGS, EmbeddingAttacker
 from mmcb.attacks.embedding.config import EmbeddingConfig
-from mmcb.attacks.textbench import log_losses
+from mmcb.attacks.summary import log_summary
 from mmcb.attacks.textrun import open_run
 
 
@@ -17,8 +16,8 @@ def run_embedding(config: EmbeddingConfig) -> Path:
     Raises:
         MmcbError: for anything that the user can put right.
     """
-    with open_run(config, target_suffix=config.target_suffix) as run:
-        bench = ModelBench(run.config, run.loaded, run.path)
-        EmbeddingAttacker(bench, run.targets.labels).attack(run.subjects)
-        log_losses(run.path / "attempts.jsonl")
-    return run.path
+    suffix = config.target_suffix
+    with open_run(config, "embedding", settings=SETTINGS, target_suffix=suffix) as run:
+        EmbeddingAttacker(run.bench, run.labels).attack(run.subjects)
+        log_summary(run.bench.attempts)
+    return run.bench.path

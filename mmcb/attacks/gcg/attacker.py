@@ -6,33 +6,31 @@ prompt; `curves.jsonl`, a LossCurve of each.
 
 from __future__ import annotations
 
-import math
-import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mmcb.attacks.attempts import make_attempt
 from mmcb.attacks.bench import ModelBench
 from mmcb.attacks.gcg.config import GCGConfig
 from mmcb.attacks.gcg.loss import SlotLoss, allowed_tokens
 from mmcb.attacks.gcg.search import GCGSettings, GreedyCoordinateGradient
-from mmcb.attacks.outputs import LossCurve, load_state, save_state, state_path
+from mmcb.attacks.ledger import Ledger, make_curve, open_ledger
+from mmcb.attacks.resumable import run_to_end, state_path
 from mmcb.attacks.slotted import SlotRow, SlottedTargets
 from mmcb.attacks.targets import Label
-from mmcb.attacks.textbench import TextSubject
+from mmcb.attacks.textrun import TextSubject
 from mmcb.errors import MmcbError
-from mmcb.log import ProgressBar, progress
 from mmcb.models.slots import SlotText
-from mmcb.records import Attempt, Message, Scalar
-from mmcb.store import RecordWriter, existing_ids, relative_image
+from mmcb.records import Attempt, Message
 
-ATTACK = "gcg"
-_SETTINGS = (
+SETTINGS = (
     *("start_text", "steps", "search_width", "top_k", "num_replace", "ascii_only"),
     *("stop_loss", "seed"),
 )
+"""What a search depends on."""
 
 
 @dataclass
@@ -46,41 +44,38 @@ class GCGAttacker:
 
     bench: ModelBench[GCGConfig]
     labels: Sequence[Label]
-    settings: dict[str, Scalar] = field(init=False)
-    done: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
-        config = self.bench.config
-        self.settings = {name: getattr(config, name) for name in _SETTINGS}
-        self.done = existing_ids(self.bench.path / "attempts.jsonl")
-        self._allowed = allowed_tokens(self.bench.loaded, ascii_only=config.ascii_only)
+        ascii_only = self.bench.config.ascii_only
+        self._allowed = allowed_tokens(self.bench.loaded, ascii_only=ascii_only)
 
     def attack(self, subjects: Sequence[TextSubject]) -> None:
         """Attack every subject that has no attempt yet."""
-        path, each = self.bench.path, self.bench.config.steps + 1
-        pairs = [(one, label) for one in subjects for label in self.labels]
-        todo = [pair for pair in pairs if self._id(*pair) not in self.done]
-        with (
-            RecordWriter(path / "attempts.jsonl", Attempt) as attempts,
-            RecordWriter(path / "curves.jsonl", LossCurve) as curves,
-            progress(
-                len(pairs) * each, "searching tokens", initial=(len(pairs) - len(todo)) * each
-            ) as bar,
-        ):
-            for subject, label in todo:
-                search = self._search(subject, label, bar)
+        bench = self.bench
+        attacks = [[self._id(one, label)] for one in subjects for label in self.labels]
+        with open_ledger(
+            bench.path, attacks, each=bench.config.steps + 1, title="searching tokens"
+        ) as ledger:
+            alone = ([one] for one in subjects)
+            for label, (subject,) in ledger.todo(alone, self.labels, self._id):
+                id_ = self._id(subject, label)
+                state = state_path(bench.path, [id_])
+                search = self._search(subject, label, ledger)
                 attempt = self._attempt(subject, label, search)
-                if attempt.id not in existing_ids(curves.path):
-                    curves.write([self._curve(attempt, search)])
-                attempts.write([attempt])
-                state_path(path, [attempt.id]).unlink(missing_ok=True)
-        shutil.rmtree(path / "state", ignore_errors=True)
+                curve = make_curve(
+                    id_,
+                    behavior_id=attempt.behavior_id,
+                    model=label,
+                    losses=search.curve,
+                    steps=bench.config.steps,
+                )
+                ledger.write([attempt], [curve], state=state)
 
     def _id(self, subject: TextSubject, label: Label) -> str:
-        return subject.attempt_id(ATTACK, self.bench.weights[label], self.settings)
+        return self.bench.attempt_id(subject.behavior, label, picture=subject.image)
 
     def _search(
-        self, subject: TextSubject, label: Label, bar: ProgressBar
+        self, subject: TextSubject, label: Label, ledger: Ledger
     ) -> GreedyCoordinateGradient:
         """Run one search to its end, from its saved state if there is one."""
         config, loaded = self.bench.config, self.bench.loaded
@@ -89,7 +84,7 @@ class GCGAttacker:
             loaded,
             (Message(role="user", content=subject.behavior.prompt),),
             has_image=subject.image is not None,
-            prefill=subject.target,
+            prefill=subject.behavior.target,
         )
         start = self._start(slot)
         targets = SlottedTargets(loaded, [subject.row], num_free=len(start))
@@ -108,18 +103,15 @@ class GCGAttacker:
             survives=slot.survives,
             name=id_,
         )
-        state = state_path(self.bench.path, [id_])
-        saved = load_state(state)
-        if saved is not None:
-            search.load_state_dict(saved)
-            bar.advance(len(search.curve))
         with self.bench.model(label):
-            while not search.done:
-                loss = search.step()
-                bar.advance(1, model=label, loss=loss, best=search.best_loss)
-                if len(search.curve) % config.save_every == 0:
-                    save_state(state, search.state_dict())
-        bar.advance(config.steps + 1 - len(search.curve))
+            run_to_end(
+                search,
+                state=state_path(self.bench.path, [id_]),
+                save_every=config.save_every,
+                label=label,
+                bar=ledger.bar,
+                count=ledger.count,
+            )
         return search
 
     def _start(self, slot: SlotText) -> Tensor:
@@ -141,38 +133,33 @@ class GCGAttacker:
         self, subject: TextSubject, label: Label, search: GreedyCoordinateGradient
     ) -> Attempt:
         """The record, with the loss of the prompt read again as text, by a path of its own."""
-        behavior, lines = subject.behavior, self.bench.path / "attempts.jsonl"
-        words = str(
-            self.bench.loaded.tokenizer.decode(
-                search.best.tolist(), clean_up_tokenization_spaces=False
-            )
+        words = self.bench.loaded.tokenizer.decode(
+            search.best.tolist(), clean_up_tokenization_spaces=False
         )
-        prompt = behavior.prompt + words
+        prompt = f"{subject.behavior.prompt}{words}"
         loss_text, reached = self._measure(subject, prompt, label)
-        measures = {
-            "loss_start": search.curve[0],
-            "loss_float": search.best_loss,
-            "loss_text": loss_text,
-            "target_reached": reached,
-            "passes": float(search.passes),
-        }
-        return Attempt(
-            id=self._id(subject, label),
-            behavior_id=behavior.id,
-            attack=ATTACK,
+        return make_attempt(
+            subject.behavior,
+            self.bench.attack,
+            id_=self._id(subject, label),
+            path=self.bench.attempts,
             model=label,
-            split=behavior.split,
-            category=behavior.category,
             prompt=prompt,
-            image=None if subject.image is None else relative_image(lines, subject.image),
-            measures={name: value for name, value in measures.items() if math.isfinite(value)},
-            settings={**self.settings, **self.bench.all_settings(label)},
+            image=subject.image,
+            measures={
+                "loss_start": search.curve[0],
+                "loss_float": search.best_loss,
+                "loss_text": loss_text,
+                "target_reached": reached,
+                "passes": float(search.passes),
+            },
+            settings=self.bench.all_settings(label),
         )
 
     @torch.no_grad()
     def _measure(self, subject: TextSubject, prompt: str, label: Label) -> tuple[float, float]:
         """Loss of the target behind the prompt as anyone would send it; 1 if it is reached."""
-        row = SlotRow(prompt, subject.target, subject.image)
+        row = SlotRow(prompt, subject.behavior.target, subject.image)
         whole = SlottedTargets(self.bench.loaded, [row], num_free=0)
         width = self.bench.loaded.base.get_input_embeddings().weight.shape[1]
         nothing = torch.zeros(1, 0, width, device=self.bench.loaded.device)
@@ -180,12 +167,3 @@ class GCGAttacker:
         with self.bench.model(label):
             forced = whole.run(nothing, rows)
         return float(forced.cross_entropy()[0]), float(forced.reached()[0])
-
-    def _curve(self, attempt: Attempt, search: GreedyCoordinateGradient) -> LossCurve:
-        return LossCurve(
-            id=attempt.id,
-            behavior_id=attempt.behavior_id,
-            model=attempt.model,
-            steps_per_restart=self.bench.config.steps,
-            losses=tuple(round(x, 6) if math.isfinite(x) else None for x in search.curve),
-        )

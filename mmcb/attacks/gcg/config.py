@@ -14,7 +14,7 @@ class GCGConfig(TextAttackConfig):
 
     command: ClassVar[str] = "attacks.gcg"
 
-    start_text: str = " !" * 20
+    start_text: str = Field(default=" !" * 20, min_length=1)
     """The tokens to begin with; it says how many there are."""
 
     steps: int = Field(default=500, ge=1)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmcb.attacks.bench import ModelBench
-from mmcb.attacks.gcg.attacker import GCGAttacker
+from mmcb.attacks.gcg.attacker import SETTINGS, GCGAttacker
 from mmcb.attacks.gcg.config import GCGConfig
-from mmcb.attacks.textbench import log_losses
+from mmcb.attacks.summary import log_summary
 from mmcb.attacks.textrun import open_run
 
 
@@ -17,8 +16,7 @@ def run_gcg(config: GCGConfig) -> Path:
     Raises:
         MmcbError: for anything that the user can put right.
     """
-    with open_run(config) as run:
-        bench = ModelBench(run.config, run.loaded, run.path)
-        GCGAttacker(bench, run.targets.labels).attack(run.subjects)
-        log_losses(run.path / "attempts.jsonl")
-    return run.path
+    with open_run(config, "gcg", settings=SETTINGS) as run:
+        GCGAttacker(run.bench, run.labels).attack(run.subjects)
+        log_summary(run.bench.attempts)
+    return run.bench.path

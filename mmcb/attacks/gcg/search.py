@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mmcb.attacks.results import StepReport
 from mmcb.store import record_id
 
 
@@ -87,8 +88,6 @@ class GreedyCoordinateGradient:
         self.curve: list[float] = []
         """The loss before every step, and after the last."""
         self.best_loss = math.inf
-        self.passes = 0
-        """Forward-backward passes, and forward passes at a third of one."""
         self._thirds = 0
 
     @property
@@ -97,24 +96,40 @@ class GreedyCoordinateGradient:
         spent = len(self.curve) > self.settings.steps
         return spent or self.best_loss <= self.settings.stop_loss
 
-    def step(self) -> float:
-        """Evaluate the tokens, and move to the best candidate; returns the loss before the move."""
-        number = len(self.curve)
+    @property
+    def passes(self) -> int:
+        """Forward-backward passes spent, and forward passes at a third of one."""
+        return self._thirds // 3
+
+    @property
+    def evaluated(self) -> int:
+        """Strings of tokens, one a step, whose loss is known."""
+        return len(self.curve)
+
+    @property
+    def advanced(self) -> int:
+        """Evaluations spent or, where the loss is low enough, saved."""
+        return self.settings.steps + 1 if self.done else self.evaluated
+
+    def step(self) -> StepReport:
+        """Evaluate the tokens, and move to the best candidate; tells the loss before the move."""
+        number, before = self.evaluated, self.advanced
         if number == self.settings.steps:
             loss = float(self._loss.losses(self.ids[None])[0])
             self._note(loss)
-            return loss
-        loss, slope = self._loss.gradient(self.ids)
-        self._note(loss)
-        self._thirds += 3
-        if not self.done:
-            candidates = self._candidates(slope, number)
-            if len(candidates):
-                losses = self._loss.losses(candidates)
-                self._thirds += len(candidates)
-                self.ids = candidates[int(losses.nan_to_num(math.inf).argmin())].clone()
-        self.passes = self._thirds // 3
-        return loss
+        else:
+            loss, slope = self._loss.gradient(self.ids)
+            self._note(loss)
+            self._thirds += 3
+            if not self.done:
+                self._move(slope, number)
+        return StepReport(
+            step=number,
+            steps=self.settings.steps,
+            mean_loss=loss,
+            advanced=self.advanced - before,
+            finished=int(self.done),
+        )
 
     def state_dict(self) -> dict[str, Tensor]:
         """Everything a continuation needs."""
@@ -132,12 +147,19 @@ class GreedyCoordinateGradient:
         self.curve = state["curve"].tolist()
         self.best_loss = min(self.curve, default=math.inf)
         self._thirds = int(state["thirds"])
-        self.passes = self._thirds // 3
 
     def _note(self, loss: float) -> None:
         self.curve.append(loss)
         if loss < self.best_loss:
             self.best, self.best_loss = self.ids.clone(), loss
+
+    def _move(self, slope: Float[Tensor, "N W"], number: int) -> None:
+        """Go to the best candidate, be it worse than the tokens under way."""
+        candidates = self._candidates(slope, number)
+        if len(candidates):
+            losses = self._loss.losses(candidates)
+            self._thirds += len(candidates)
+            self.ids = candidates[int(losses.nan_to_num(math.inf).argmin())].clone()
 
     def _candidates(self, slope: Float[Tensor, "N W"], number: int) -> Int64[Tensor, "C N"]:
         """Copies of the tokens with some swapped for steep ones, without those that do not last."""

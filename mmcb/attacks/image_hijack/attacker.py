@@ -7,27 +7,23 @@ and their loss is reported beside the optimised one.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 
-from mmcb.attacks.image_hijack import outputs
 from mmcb.attacks.image_hijack.bench import Bench, distance
 from mmcb.attacks.image_hijack.parts import make_settings, make_space
-from mmcb.attacks.image_hijack.subjects import Subject, batches, read_levels
+from mmcb.attacks.image_hijack.subjects import Subject, batches, clean_levels, read_levels
+from mmcb.attacks.ledger import Ledger, make_curve, open_ledger
 from mmcb.attacks.objective import TargetObjective
-from mmcb.attacks.outputs import LossCurve, make_curve, result_measures, state_path
 from mmcb.attacks.pgd import PGDSettings, ProjectedGradientDescent
 from mmcb.attacks.pixels import PatchSpace, PixelSpace
 from mmcb.attacks.results import PGDResult
+from mmcb.attacks.resumable import state_path
 from mmcb.attacks.targets import Label
 from mmcb.generation.images import open_image
-from mmcb.log import ProgressBar, progress
 from mmcb.records import Attempt
-from mmcb.store import RecordWriter, existing_ids
 
 
 @dataclass
@@ -41,152 +37,97 @@ class HijackAttacker:
 
     bench: Bench
     labels: Sequence[Label]
-    done: set[str] = field(init=False)
     pgd: PGDSettings = field(init=False)
-    finished: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self.path = self.bench.path
-        self.done = existing_ids(self.path / "attempts.jsonl")
         self.pgd = make_settings(self.bench.config)
 
     def attack(self, subjects: Sequence[Subject]) -> None:
         """Attack every subject that has no attempt yet."""
-        wanted = len(subjects) * len(self.labels)
-        self.finished = sum(
-            self._id(subject, label) in self.done for subject in subjects for label in self.labels
-        )
-        each = self.pgd.evaluations
-        with (
-            RecordWriter(self.path / "attempts.jsonl", Attempt) as attempts,
-            RecordWriter(self.path / "curves.jsonl", LossCurve) as curves,
-            progress(wanted * each, "hijacking images", initial=self.finished * each) as bar,
-        ):
-            for batch in batches(subjects, batch_size=self.bench.config.batch_size):
-                self._attack_batch(batch, attempts, curves, bar, wanted=wanted)
-        # With it go states that no batch asked for any more, after a change of --batch-size.
-        shutil.rmtree(self.path / "state", ignore_errors=True)
-
-    def _id(self, subject: Subject, label: Label) -> str:
-        return outputs.attempt_id(subject, self.bench.weights[label], self.bench.settings)
+        bench = self.bench
+        attacks = [[bench.id(one, label)] for one in subjects for label in self.labels]
+        in_batches = batches(subjects, batch_size=bench.config.batch_size)
+        prepared: tuple[list[Subject], TargetObjective] | None = None
+        with open_ledger(
+            bench.path, attacks, each=self.pgd.evaluations, title="hijacking images"
+        ) as ledger:
+            for label, todo in ledger.todo(in_batches, self.labels, bench.id):
+                # Encoded once for both models, unless a resumed run lacks different ones of each.
+                if prepared is None or prepared[0] != todo:
+                    prepared = (todo, bench.target(todo))
+                self._attack_batch(todo, label, prepared[1], ledger)
 
     def _attack_batch(
-        self,
-        batch: Sequence[Subject],
-        attempts: RecordWriter,
-        curves: RecordWriter,
-        bar: ProgressBar,
-        *,
-        wanted: int,
+        self, todo: Sequence[Subject], label: Label, target: TargetObjective, ledger: Ledger
     ) -> None:
-        """One batch against each model; written when both its pictures and its curves are safe."""
-        prepared: tuple[list[Subject], TargetObjective] | None = None
-        for label in self.labels:
-            todo = [subject for subject in batch if self._id(subject, label) not in self.done]
-            if not todo:
-                continue
-            # Encoded once for both models, unless a resumed run lacks different ones of each.
-            if prepared is None or prepared[0] != todo:
-                prepared = (todo, self._objective(todo))
-            space = self._space(todo, label)
-            results = self._optimise(todo, label, space, prepared[1], bar, wanted=wanted)
-            records = self._save(todo, label, space, results, prepared[1])
-            known = existing_ids(curves.path)
-            curves.write(
-                make_curve(
-                    record.id,
-                    behavior_id=record.behavior_id,
-                    model=label,
-                    result=result,
-                    steps=self.pgd.steps,
-                )
-                for record, result in zip(records, results, strict=True)
-                if record.id not in known
-            )
-            attempts.write(records)
-            self.finished += len(todo)
-            self._state_path(todo, label).unlink(missing_ok=True)
-
-    def _objective(self, todo: Sequence[Subject]) -> TargetObjective:
-        return self.bench.objectives.target(
-            prompts=[subject.behavior.prompt for subject in todo],
-            targets=[subject.behavior.target for subject in todo],
-            image_size=todo[0].size,
+        """One batch against one model; written when its pictures are safe."""
+        ids = [self.bench.id(subject, label) for subject in todo]
+        state = state_path(self.bench.path, ids)
+        space = self._space(todo, label)
+        attack = ProjectedGradientDescent(
+            self.pgd,
+            space=space,
+            objective=self.bench.objectives.full(target, label),
+            row_ids=ids,
+            selection=self.bench.objectives.selection(),
         )
+        self.bench.optimise(attack, label, state=state, bar=ledger.bar, count=ledger.count)
+        results = attack.results()
+        attempts = self._save(todo, label, ids, space, results, target)
+        curves = [
+            make_curve(
+                attempt.id,
+                behavior_id=attempt.behavior_id,
+                model=label,
+                losses=result.curve,
+                steps=self.pgd.steps,
+            )
+            for attempt, result in zip(attempts, results, strict=True)
+        ]
+        ledger.write(attempts, curves, state=state)
 
     def _space(self, todo: Sequence[Subject], label: Label) -> PixelSpace | PatchSpace:
         """The clean pictures as what may be changed; for the defended model perhaps moved ahead."""
         device = self.bench.loaded.device
         start = None
         if self.bench.config.start == "base" and label == "defended":
-            paths = [outputs.hijacked_path(self.path, subject, "base") for subject in todo]
+            paths = [self.bench.hijacked(subject, "base") for subject in todo]
             start = torch.stack([read_levels(path) for path in paths]).to(device)
-        clean = torch.stack([read_levels(subject.clean) for subject in todo]).to(device)
         names = [subject.behavior.id for subject in todo]
+        clean = clean_levels(todo).to(device)
         return make_space(self.bench.config, clean, row_ids=names, start=start)
-
-    def _optimise(
-        self,
-        todo: Sequence[Subject],
-        label: Label,
-        space: PixelSpace | PatchSpace,
-        objective: TargetObjective,
-        bar: ProgressBar,
-        *,
-        wanted: int,
-    ) -> list[PGDResult]:
-        """Run the attack on one batch, from its saved state if there is one."""
-        attack = ProjectedGradientDescent(
-            self.pgd,
-            space=space,
-            objective=self.bench.objectives.full(objective, label),
-            row_ids=[self._id(subject, label) for subject in todo],
-            selection=self.bench.objectives.selection(),
-        )
-        self.bench.optimise(
-            attack,
-            label,
-            state=self._state_path(todo, label),
-            bar=bar,
-            done=lambda report: f"{self.finished + report.finished}/{wanted}",
-        )
-        return attack.results()
 
     def _save(
         self,
         todo: Sequence[Subject],
         label: Label,
+        ids: Sequence[str],
         space: PixelSpace | PatchSpace,
         results: Sequence[PGDResult],
-        objective: TargetObjective,
+        target: TargetObjective,
     ) -> list[Attempt]:
         """Write the pictures, read them again as anyone would, and measure them."""
-        ids = [self._id(subject, label) for subject in todo]
-        paths = [outputs.hijacked_path(self.path, subject, label) for subject in todo]
         stored = torch.stack([result.best for result in results])
         pictures = space.pictures(stored, row_ids=ids, seed=self.pgd.seed)
-        for path, picture in zip(paths, pictures, strict=True):
-            outputs.save_picture(path, picture)
-        measured = self.bench.measure(objective, [open_image(path) for path in paths], label)
-        records = []
+        paths = [
+            self.bench.save(subject, label, picture)
+            for subject, picture in zip(todo, pictures, strict=True)
+        ]
+        measured = self.bench.measure(target, [open_image(path) for path in paths], label)
+        starts = [result.start_loss for result in results]
+        if self.bench.config.patch == "moving":
+            # The loop began with a gray square on the picture, not with the picture itself.
+            clean = [open_image(subject.clean) for subject in todo]
+            starts = [one["loss_png"] for one in self.bench.measure(target, clean, label)]
+        attempts = []
         for row, (subject, path, result) in enumerate(zip(todo, paths, results, strict=True)):
-            saved, clean = read_levels(path), read_levels(subject.clean)
+            saved = read_levels(path)
             space.check_saved(saved, row)
-            records.append(
-                outputs.make_attempt(
-                    subject,
-                    label,
-                    id_=ids[row],
-                    run=self.path,
-                    measures={
-                        **result_measures(result),
-                        **measured[row],
-                        "linf_levels": float(distance(saved, clean)),
-                    },
-                    settings={**self.bench.settings, **self.bench.all_settings(label)},
-                )
-            )
-        return records
-
-    def _state_path(self, todo: Sequence[Subject], label: Label) -> Path:
-        return state_path(self.path, [self._id(subject, label) for subject in todo])
+            measures = {
+                **result.measures,
+                **measured[row],
+                "loss_start": starts[row],
+                "linf_levels": float(distance(saved, space.clean[row].cpu())),
+            }
+            attempts.append(self.bench.attempt(subject, label, id_=ids[row], measures=measures))
+        return attempts

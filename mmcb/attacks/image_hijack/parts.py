@@ -12,6 +12,7 @@ from torch import Tensor
 from mmcb.attacks.adaptive import AdaptiveObjective
 from mmcb.attacks.core import Objective, Selection
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
+from mmcb.attacks.image_hijack.roles import Pair
 from mmcb.attacks.objective import TargetObjective
 from mmcb.attacks.optimiser import StepRule
 from mmcb.attacks.pgd import PGDSettings
@@ -87,11 +88,14 @@ class ObjectiveMaker:
     loaded: LoadedModel
     layers: tuple[int, ...]
 
-    def target(
-        self, *, prompts: Sequence[str], targets: Sequence[str], image_size: tuple[int, int]
-    ) -> TargetObjective:
-        """How unlikely the targets are."""
-        return TargetObjective(self.loaded, prompts=prompts, targets=targets, image_size=image_size)
+    def target(self, pairs: Sequence[Pair], *, image_size: tuple[int, int]) -> TargetObjective:
+        """How unlikely the targets are, for pictures of (height, width)."""
+        return TargetObjective(
+            self.loaded,
+            prompts=[pair.prompt for pair in pairs],
+            targets=[pair.target for pair in pairs],
+            image_size=image_size,
+        )
 
     def full(self, target: TargetObjective, label: Label) -> Objective:
         """The objective to attack `label` with: its target, and what else the settings ask for."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from mmcb.attacks.image_hijack.attacker import HijackAttacker
-from mmcb.attacks.image_hijack.bench import Bench
+from mmcb.attacks.image_hijack.bench import Bench, make_bench
 from mmcb.attacks.image_hijack.completions import complete_targets
 from mmcb.attacks.image_hijack.config import ImageHijackConfig
 from mmcb.attacks.image_hijack.roles import assign_roles
@@ -22,10 +22,10 @@ from mmcb.attacks.image_hijack.subjects import (
     prepare_subjects,
     scale_down,
 )
-from mmcb.attacks.image_hijack.summary import log_summary
 from mmcb.attacks.image_hijack.targets import check_inputs
 from mmcb.attacks.image_hijack.universal import UniversalAttacker
 from mmcb.attacks.start import start_run
+from mmcb.attacks.summary import log_summary
 from mmcb.attacks.targets import Targets, load_behaviors, rerouted_layers
 from mmcb.errors import MmcbError
 from mmcb.log import get_logger
@@ -46,7 +46,10 @@ def run_image_hijack(config: ImageHijackConfig) -> Path:
     """
     settled, targets = check_inputs(config)
     behaviors = load_behaviors(
-        targets.behaviors, needs_image=config.image_folder is None, limit=config.num_behaviors
+        targets.behaviors,
+        needs_image=config.image_folder is None,
+        needs_target=config.target != "string",
+        limit=config.num_behaviors,
     )
     if config.target == "string":
         update = {"target": config.target_string}
@@ -56,16 +59,12 @@ def run_image_hijack(config: ImageHijackConfig) -> Path:
     )
     roles = assign_roles(settled, behaviors) if config.universal else None
     with start_run(settled, targets) as run:
-        loaded, subjects, num_skipped = prepare(
-            settled, targets, pairs, run, count=1 if roles else None
-        )
-        layers = rerouted_layers(targets.adapter, targets.model)
-        bench = Bench(settled, loaded, run.path, layers)
+        bench, subjects = prepare(settled, targets, pairs, run, count=1 if roles else None)
         if roles is not None:
             UniversalAttacker(bench, targets.labels, roles).attack(subjects[0])
         else:
             HijackAttacker(bench, targets.labels).attack(with_targets(bench, subjects))
-        log_summary(run.path / "attempts.jsonl", num_skipped=num_skipped)
+        log_summary(bench.attempts)
     return run.path
 
 
@@ -76,8 +75,8 @@ def prepare(
     run: RunDir,
     *,
     count: int | None,
-) -> tuple[LoadedModel, list[Subject], int]:
-    """The model, the first `count` clean pictures that suit it (None: all), and how many do not."""
+) -> tuple[Bench, list[Subject]]:
+    """The bench, and the first `count` clean pictures that suit the model (None: all)."""
 
     def load() -> LoadedModel:
         return load_model(
@@ -95,7 +94,10 @@ def prepare(
     subjects, too_thin = _without_too_thin(loaded, subjects)
     skipped += too_thin
     run.note("skipped", [{"image": str(s.image), "reason": s.reason} for s in skipped])
-    return loaded, subjects, len(skipped)
+    if skipped:
+        _log.warning("%d images skipped; manifest.json names them", len(skipped))
+    layers = rerouted_layers(targets.adapter, targets.model)
+    return make_bench(config, loaded, run.path, layers), subjects
 
 
 def _fitter(

@@ -19,6 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from mmcb.attacks.image_hijack.roles import Pair
 from mmcb.errors import MmcbError
 from mmcb.generation.images import ImageProblem, image_size, open_image
 from mmcb.log import get_logger
@@ -52,6 +53,11 @@ class Subject:
         """File name of the clean picture and of every picture made from it."""
         return self.clean.name
 
+    @property
+    def pair(self) -> Pair:
+        """What is asked, and how the answer is to begin."""
+        return Pair(self.behavior.prompt, self.behavior.target)
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
@@ -81,7 +87,15 @@ def pair_with_images(
         )
     # The photographs are the iterator that is consumed: an unusable one costs no behavior.
     usable = (photo for photo in photos if _usable(photo))
-    yield from zip(behaviors, usable, strict=False)
+    used = 0
+    for pair in zip(behaviors, usable, strict=False):
+        used += 1
+        yield pair
+    if used < len(behaviors):
+        _log.warning(
+            "%s holds %d pictures for %d behaviors: the others are left out",
+            *(image_folder, used, len(behaviors)),
+        )
 
 
 def prepare_subjects(
@@ -159,6 +173,11 @@ def as_the_model_sees(image: Image.Image, preprocess: Preprocessor) -> Image.Ima
     """The picture at the size at which the model does not resize it any more."""
     levels = preprocess.own_levels(image_levels(image)[None].double())[0]
     return levels_to_image(levels.round().clamp(0, 255).to(torch.uint8))
+
+
+def clean_levels(subjects: Sequence[Subject]) -> UInt8[Tensor, "B 3 H W"]:
+    """The clean pictures, all of one size."""
+    return torch.stack([read_levels(subject.clean) for subject in subjects])
 
 
 def read_levels(path: Path) -> UInt8[Tensor, "3 H W"]:

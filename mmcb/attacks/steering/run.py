@@ -17,27 +17,18 @@ from jaxtyping import Float
 from safetensors.torch import save
 from torch import Tensor
 
-from mmcb.attacks.bench import model_labelled, weights_of
-from mmcb.attacks.outputs import environment
+from mmcb.attacks.attempts import make_attempt
+from mmcb.attacks.bench import ModelBench
 from mmcb.attacks.slotted import SlotRow, SlottedTargets
 from mmcb.attacks.steering.config import SteeringConfig
 from mmcb.attacks.targets import Label
-from mmcb.attacks.textbench import TextSubject
-from mmcb.attacks.textrun import TextRun, open_run
+from mmcb.attacks.textrun import TextSubject, check_takes_images, open_run
 from mmcb.errors import MmcbError
-from mmcb.log import get_logger
+from mmcb.log import ProgressBar, get_logger, progress
 from mmcb.models.loading import LoadedModel
 from mmcb.records import Attempt, Scalar, Task
-from mmcb.store import (
-    read_records,
-    record_id,
-    relative_image,
-    replace_records,
-    resolve_image,
-    write_atomic,
-)
+from mmcb.store import read_records, record_id, replace_records, resolve_image, write_atomic
 
-ATTACK = "steering"
 _DEPTH = 0.6
 
 _log = get_logger(__name__)
@@ -50,19 +41,22 @@ def run_steering(config: SteeringConfig) -> Path:
         MmcbError: for anything that the user can put right.
     """
     harmless = _harmless(config)
-    with open_run(config, least=2) as run:
+    with open_run(config, "steering", needs_targets=False, least=2) as run:
+        check_takes_images(run.bench.loaded, harmless)
         # By a hash, so that neither part is a block of one category.
         ordered = sorted(run.subjects, key=lambda one: record_id("steering", one.behavior.id))
         count = min(len(ordered) - 1, max(1, round(config.fit_share * len(ordered))))
-        fit = [SlotRow(one.behavior.prompt, "", one.image) for one in ordered[:count]]
-        made = [
-            attempt
-            for label in run.targets.labels
-            for attempt in _attempts(run, label, fit, harmless, ordered[count:])
-        ]
-        replace_records(run.path / "attempts.jsonl", made)
-        _log.info("wrote %s", run.path / "attempts.jsonl")
-    return run.path
+        harmful = [SlotRow(one.behavior.prompt, "", one.image) for one in ordered[:count]]
+        total = len(run.labels) * (len(harmful) + len(harmless))
+        with progress(total, "reading requests") as bar:
+            made = [
+                attempt
+                for label in run.labels
+                for attempt in _attempts(run.bench, label, harmful, harmless, ordered[count:], bar)
+            ]
+        replace_records(run.bench.attempts, made)
+        _log.info("wrote %s", run.bench.attempts)
+    return run.bench.path
 
 
 def _harmless(config: SteeringConfig) -> list[SlotRow]:
@@ -81,30 +75,32 @@ def _harmless(config: SteeringConfig) -> list[SlotRow]:
         if config.images or task.image is None
     ]
     if not rows:
-        raise MmcbError(f"{config.harmless} holds no task without a picture", hint="add --images")
+        missing = "task" if config.images else "task without a picture"
+        raise MmcbError(f"{config.harmless} holds no {missing}", hint="give another --harmless")
     return rows
 
 
 def _attempts(
-    run: TextRun[SteeringConfig],
+    bench: ModelBench[SteeringConfig],
     label: Label,
     harmful: Sequence[SlotRow],
     harmless: Sequence[SlotRow],
     subjects: Sequence[TextSubject],
+    bar: ProgressBar,
 ) -> list[Attempt]:
     """Save the direction of one model, and make the attempts that run without it."""
-    config, loaded = run.config, run.loaded
+    config, loaded = bench.config, bench.loaded
     depth = len(loaded.decoder_layers)
     layer = config.layer or max(1, round(_DEPTH * depth))
     if layer > depth:
         raise MmcbError(f"--layer {layer}: {loaded.name} has {depth} blocks")
-    with model_labelled(loaded, label):
+    with bench.model(label):
         means = [
-            _mean_state(loaded, rows, layer=layer, batch_size=config.batch_size)
+            _mean_state(loaded, rows, layer=layer, batch_size=config.batch_size, bar=bar)
             for rows in (harmful, harmless)
         ]
     direction = means[0] - means[1]
-    file = run.path / "directions" / f"{label}.safetensors"
+    file = bench.path / "directions" / f"{label}.safetensors"
     write_atomic(file, save({"direction": direction.contiguous()}))
     settings: dict[str, Scalar] = {
         "layer": layer,
@@ -112,22 +108,17 @@ def _attempts(
         "num_harmless": len(harmless),
         "fit_share": config.fit_share,
     }
-    weights = weights_of(loaded, run.targets.adapter)[label]
-    lines = run.path / "attempts.jsonl"
-    adapter = run.targets.adapter_name if label == "defended" else "none"
     return [
-        Attempt(
-            id=one.attempt_id(ATTACK, weights, settings),
-            behavior_id=one.behavior.id,
-            attack=ATTACK,
+        make_attempt(
+            one.behavior,
+            bench.attack,
+            id_=bench.attempt_id(one.behavior, label, picture=one.image, more=settings),
+            path=bench.attempts,
             model=label,
-            split=one.behavior.split,
-            category=one.behavior.category,
-            prompt=one.behavior.prompt,
-            image=None if one.image is None else relative_image(lines, one.image),
+            image=one.image,
+            steering=file,
             measures={"direction_norm": float(direction.norm())},
-            settings={**settings, **environment(loaded), "adapter": adapter},
-            steering=relative_image(lines, file),
+            settings={**settings, **bench.all_settings(label)},
         )
         for one in subjects
     ]
@@ -135,7 +126,7 @@ def _attempts(
 
 @torch.no_grad()
 def _mean_state(
-    loaded: LoadedModel, rows: Sequence[SlotRow], *, layer: int, batch_size: int
+    loaded: LoadedModel, rows: Sequence[SlotRow], *, layer: int, batch_size: int, bar: ProgressBar
 ) -> Float[Tensor, " D"]:
     """Mean of `hidden_states[layer]` where the answer is to begin, in float32 on the CPU."""
     width = loaded.base.get_input_embeddings().weight.shape[1]
@@ -143,4 +134,5 @@ def _mean_state(
     for begin in range(0, len(rows), batch_size):
         batch = SlottedTargets(loaded, rows[begin : begin + batch_size], num_free=0)
         total += batch.last_states(layer).double().cpu().sum(dim=0)
+        bar.advance(len(batch.slotted))
     return (total / len(rows)).float()

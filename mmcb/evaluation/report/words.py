@@ -148,7 +148,11 @@ def warnings(results: Mapping[str, Any]) -> list[str]:
         if adapter is not None and Path(other).resolve() != Path(adapter).resolve()
     ]
     if others:
-        found.append(f"The images against the defended model were made for {', '.join(others)}.")
+        found.append(f"The attacks on the defended model were made for {', '.join(others)}.")
+    found += [
+        f"The attack in {run} is not finished: its rates are those of its attempts so far."
+        for run in results["settings"]["attack"].get("unfinished", ())
+    ]
     for reason, count in results["settings"].get("skipped", {}).items():
         found.append(f"Left out: {count} {reason}.")
     return found
