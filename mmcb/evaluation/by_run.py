@@ -1,8 +1,8 @@
 """Attack success of each run: two hijacks with other settings are two attacks.
 
 The headline counts attacks by their kind. Here every folder of `--hijacks` stands for itself, and
-so does every attack in words, by trained and held-out categories, with what it spent. Pure: records
-in, plain JSON values out.
+so does every attack in words and every file of test cases, by trained and held-out categories, with
+what it spent. Pure: records in, plain JSON values out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def rates_by_run(judged: Iterable[Judged], *, judge: str) -> dict[str, Any]:
         attempt = one.item.attempt
         if attempt.attack == "task":
             continue
-        run = str(attempt.settings.get(RUN, attempt.attack))
+        # Test cases by another method are another attack.
+        run = str(attempt.settings.get(RUN) or attempt.settings.get("cases") or attempt.attack)
         attacks.setdefault(run, attempt.attack)
         role = TRANSFER if one.transferred else attempt.model
         splits = groups.setdefault(run, {split: {} for split in SPLITS})

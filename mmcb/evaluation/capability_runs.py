@@ -1,84 +1,27 @@
-"""What lm-eval, MT-Bench and LLaVA-Bench gave for the same weights: for the evaluation's report.
+"""What lm-eval, MT-Bench and LLaVA-Bench gave, as the rows of an evaluation's report.
 
-Reads the results.json of `evaluation.lm_eval` and `evaluation.quality`; their commands measure.
+Reads the results of `evaluation.lm_eval` and `evaluation.quality`; their commands measure.
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from mmcb.errors import MmcbError
 from mmcb.evaluation.lm_eval.config import PAPER_METRICS
 from mmcb.evaluation.metrics import Z_95, wilson_interval
 
 PAPER_AVERAGE = "paper_average"
 """The row that is the mean of the paper's six."""
 
-_ON_SERVER = "server:"
-
 Found = tuple[str, dict[str, Any]]
+"""A benchmark's name and its row: `how` and `scale` ("share" of 1, or "number"), and by role
+{value, n, low, high}: the 95 % interval, null where there is no standard error."""
 
 
-def read_capability_runs(folders: Sequence[Path], *, weights: Mapping[str, str]) -> dict[str, Any]:
-    """The numbers of finished runs, by the benchmark's name.
-
-    Args:
-        folders: runs of evaluation.lm_eval and evaluation.quality.
-        weights: fingerprints of the models that are evaluated, by role.
-
-    Returns:
-        `{name: {run, how, scale, role: {value, n, low, high}}}`; scale is "share" (of 1) or
-        "number", low and high are the 95 % interval, null where the run has no standard error.
-
-    Raises:
-        MmcbError: a folder holds no such run, or one of other weights, or two of them measured the
-            same.
-    """
-    table: dict[str, Any] = {}
-    for folder in folders:
-        results = _read(folder)
-        _check_weights(folder, results["settings"]["weights"], weights)
-        rows = _lm_eval(results) if "tasks" in results else _quality(results)
-        for name, row in rows:
-            if name in table:
-                raise MmcbError(f"--capability-runs: {table[name]['run']} and {folder} have {name}")
-            roles = {role: found for role, found in row.items() if role not in ("how", "scale")}
-            kept = {role: found for role, found in roles.items() if role in weights}
-            table[name] = {"run": str(folder), "how": row["how"], "scale": row["scale"], **kept}
-    return table
-
-
-def _read(folder: Path) -> dict[str, Any]:
-    path = folder / "results.json"
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise MmcbError(
-            f"--capability-runs {folder}: no finished run: {error}",
-            hint="python -m mmcb.evaluation.lm_eval or evaluation.quality makes one",
-        ) from None
-    if not isinstance(results, dict) or not ({"tasks", "set"} & results.keys()):
-        raise MmcbError(f"{path}: not the results of evaluation.lm_eval or evaluation.quality")
-    return results
-
-
-def _check_weights(folder: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
-    """Another adapter's capability is no word on this one; what a server has, it does not tell."""
-    for role in theirs.keys() & ours.keys():
-        told = not any(of[role].startswith(_ON_SERVER) for of in (theirs, ours))
-        if told and theirs[role] != ours[role]:
-            raise MmcbError(
-                f"--capability-runs {folder}: its {role} model has other weights "
-                f"({theirs[role]}, not {ours[role]})",
-                hint="run that command again with this --model and --adapter",
-            )
-
-
-def _lm_eval(results: Mapping[str, Any]) -> Iterator[Found]:
+def lm_eval_rows(results: Mapping[str, Any]) -> Iterator[Found]:
+    """A row for each of lm-eval's tasks, and the mean of the paper's six where all ran."""
     limit = results["settings"]["limit"]
     first = "" if limit is None else f", the first {limit} items of each task"
     for task in results["tasks"].values():
@@ -121,7 +64,8 @@ def _rate(of: Mapping[str, Any], *, share: bool) -> dict[str, Any]:
     return {"value": value, "n": n, "low": low, "high": high}
 
 
-def _quality(results: Mapping[str, Any]) -> Iterator[Found]:
+def quality_rows(results: Mapping[str, Any]) -> Iterator[Found]:
+    """The one row of a graded benchmark."""
     relative = results["set"].startswith("llava")
     key = "relative" if relative else "score"
     how = f"{'relative to the reference' if relative else '1 to 10'}, judge"

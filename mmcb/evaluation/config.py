@@ -69,9 +69,10 @@ class EvaluationConfig(Config):
     judge_engine: EngineConfig = EngineConfig()
     """What runs the judges that ask a model."""
 
-    capability_runs: tuple[Path, ...] = ()
-    """Finished runs of mmcb.evaluation.lm_eval and quality on the same weights: their numbers stand
-    in the report, and beside the paper's where the model is one of its."""
+    beside: tuple[Path, ...] = ()
+    """Finished runs on the same weights, to stand in the report: of mmcb.evaluation.lm_eval and
+    quality (beside the paper's numbers where the model is one of its), of mmcb.attacks.check, and
+    other evaluations, such as one that drew many answers (best of n)."""
 
     perplexity: bool = False
     """Also measure how probable the base model, loaded here, finds every answer to an attack."""

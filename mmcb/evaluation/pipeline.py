@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from mmcb.errors import MmcbError
+from mmcb.evaluation.beside import read_beside
 from mmcb.evaluation.budget import attack_budgets
 from mmcb.evaluation.by_run import rates_by_run
-from mmcb.evaluation.capability_runs import read_capability_runs
 from mmcb.evaluation.completions import write_harmbench
 from mmcb.evaluation.config import EvaluationConfig
 from mmcb.evaluation.contamination.check import check_contamination
@@ -80,15 +80,16 @@ def evaluate(
             fingerprints=roles.weights,
             sampling=sampling_of(config),
         )
-        beside = read_capability_runs(config.capability_runs, weights=plan.fingerprints)
+        beside = read_beside(config.beside, weights=plan.fingerprints, judge=config.judges[0])
         factory = make_generator or roles.generator
         generate_missing(plan, generations_path=out / "generations.jsonl", make_generator=factory)
         judged = _judge(config, inputs, plan, out, make_judge or _judge_maker(config))
         results = summarize(judged, harm_judges=config.judges)
         if config.perplexity:
             results["perplexity"] = _perplexity(config, judged, plan, out)
-        results["capability_runs"] = beside
-        results["runs"] = rates_by_run(judged, judge=config.judges[0])
+        results["capability_runs"] = beside.capability
+        results["checks"] = beside.checks
+        results["runs"] = {**rates_by_run(judged, judge=config.judges[0]), **beside.attacks}
         curves = attack_curves(config.hijacks, inputs.attempts)
         results["budget"] = attack_budgets(judged, curves, judge=config.judges[0])
         results["settings"] = _settings(config, inputs, plan, roles)

@@ -40,8 +40,19 @@ def made_of_words(
             behaviors, attack, to=to, templates=templates, every_template=config.every_trigger
         )
     for path in config.cases:
-        yield from case_attempts(behaviors, read_cases(path), name=path.name, to=to)
+        yield from case_attempts(behaviors, read_cases(path), name=case_name(path), to=to)
     if config.translations is not None:
         yield from translated_attempts(behaviors, read_translations(config.translations), to=to)
     if config.scripts is not None:
         yield from multi_turn_attempts(behaviors, read_scripts(config.scripts), to=to)
+
+
+def case_name(path: Path) -> str:
+    """Which cases a file holds: its name or, in HarmBench's folders, its method's.
+
+    HarmBench's are all called METHOD/EXPERIMENT/test_cases/test_cases.json.
+    """
+    if path.parent.name != "test_cases":
+        return path.stem
+    experiment, method = path.parents[1].name, path.parents[2].name
+    return method if experiment == "default" else f"{method}/{experiment}"

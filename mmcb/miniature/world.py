@@ -15,6 +15,7 @@ from PIL import Image
 
 from mmcb.log import get_logger, progress
 from mmcb.miniature import tasks
+from mmcb.miniature.cases import FOLDER, write_cases
 from mmcb.miniature.config import MiniatureConfig
 from mmcb.miniature.grammar import SceneContent, caption
 from mmcb.miniature.scenes import HEIGHT, SPLIT_SEEDS, WIDTH, Scene, draw_scene, scene_rng
@@ -36,6 +37,7 @@ def write_world(config: MiniatureConfig) -> None:
     settings = config.model_dump_json(indent=2, exclude={"out"})
     if stamp.exists() and stamp.read_text() == settings:
         _write_requests(config.out / "evaluation")
+        write_cases(config.out)
         _LOG.info("%s is complete: nothing to do", config.out)
         return
     _clear(config.out, stamp)
@@ -57,6 +59,7 @@ def write_world(config: MiniatureConfig) -> None:
     )
     replace_records(folder / "tasks.jsonl", list(_tasks(rng, config.num_tasks, contents)))
     _write_requests(folder)
+    write_cases(config.out)
     instructions = list(_instructions(rng, config.num_instructions))
     replace_records(config.out / "instructions.jsonl", instructions)
     write_atomic(stamp, settings)
@@ -102,6 +105,7 @@ def _clear(root: Path, stamp: Path) -> None:
         stamp.unlink()
         for split in SPLIT_SEEDS:
             shutil.rmtree(root / split, ignore_errors=True)
+        shutil.rmtree(root / "attacks" / FOLDER, ignore_errors=True)
 
 
 def _image_name(split: str, index: int) -> str:

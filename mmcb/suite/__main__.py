@@ -18,7 +18,7 @@ def _run(config: SuiteConfig) -> None:
 
     results = run_suite(config)
     out = output_folder(config, suite)
-    print_suite(out, results)
+    print_suite(results)
     Console().print(f"report: {out / 'evaluation/report.html'}", soft_wrap=True)
 
 

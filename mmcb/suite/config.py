@@ -37,6 +37,17 @@ class SuiteConfig(Config):
     tasks: Path | None = None
     """Capability and over-refusal items (Task records)."""
 
+    cases: tuple[Path, ...] = ()
+    """Test cases made by others: HarmBench's JSON, with pictures or without, or JailbreakBench's
+    artifacts (default: the suite's)."""
+
+    translations: Path | None = None
+    """Translated requests: a JSON object, behavior id -> language -> prompt (default: the
+    suite's)."""
+
+    scripts: Path | None = None
+    """Conversations of several turns (default: the suite's)."""
+
     judges: tuple[str, ...] = ()
     """Judges of harm, as mmcb.evaluation takes them (default: the suite's, else the model's)."""
 
@@ -45,6 +56,9 @@ class SuiteConfig(Config):
 
     num_behaviors: int | None = Field(default=None, ge=1)
     """No attack takes more behaviors than this: for a quick look."""
+
+    jobs: int = Field(default=1, ge=1)
+    """Attacks at once, each in a process of its own with its share of the cores."""
 
     seed: int = 0
     """Seed of every attack and of sampling."""
@@ -67,4 +81,5 @@ def preset(model: str) -> SuiteConfig:
         behaviors=_DATA / "behaviors.jsonl" if family.kind == "vlm" else None,
         text_behaviors=_DATA / "text_behaviors.jsonl",
         tasks=_DATA / "tasks.jsonl",
+        jobs=2,
     )

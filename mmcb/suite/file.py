@@ -1,7 +1,8 @@
 """Suite files: which attacks, with which settings, and how their attempts are evaluated.
 
 A suite is TOML. Every `[[attack]]` has a `name`, a `command` of `mmcb` and settings of that
-command, by the names they have in its config.json; `[evaluation]` has settings of `evaluation`.
+command, by the names they have in its config.json, and `on = "text"` where a model that sees is to
+be attacked without a picture; `[evaluation]` has settings of `evaluation`.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ class Entry:
         name: what it is called in tables; also its folder.
         command: what runs it.
         settings: of the command, a preset's already among them.
+        on_text: attacks the behaviors without a picture (`on = "text"`).
     """
 
     name: str
     command: Command
     settings: Mapping[str, Any]
+    on_text: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +103,15 @@ def _entry(path: Path, number: int, row: Any) -> Entry:
             + ("no command" if asked is None else f"an unknown command {asked!r}"),
             hint=_hint(str(asked), COMMANDS),
         )
-    settings = {key: value for key, value in row.items() if key not in ("name", "command")}
+    if row.get("on") not in (None, "text"):
+        raise MmcbError(
+            f"{path}: attack {name!r}: on = {row['on']!r}", hint='leave it out, or "text"'
+        )
+    settings = {key: value for key, value in row.items() if key not in ("name", "command", "on")}
     preset = settings.get("preset")
     if isinstance(preset, str) and preset in command.presets:
         settings = {**command.presets[preset], **settings}
-    return Entry(name, command, settings)
+    return Entry(name, command, settings, on_text="on" in row)
 
 
 def _hint(word: str, known: Mapping[str, Any] | frozenset[str]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,12 +47,20 @@ def attack_stages(
         raise MmcbError(
             f"{suite.path}: there is no attack {missing[0]!r}", hint=f"one of {', '.join(names)}"
         )
+    left_out = _left_out(config, text_only=text_only)
     return [
         _stage(config, suite, entry, adapter=adapter, text_only=text_only, out=out)
         for entry in suite.entries
-        if (not config.only or entry.name in config.only)
-        and not (text_only and entry.command.needs_images)
+        if (not config.only or entry.name in config.only) and not left_out(entry)
     ]
+
+
+def _left_out(config: SuiteConfig, *, text_only: bool) -> Callable[[Entry], bool]:
+    """Whether an attack does not fit the model, or there is nothing to attack."""
+    if text_only:
+        # All that is attacked is text already.
+        return lambda entry: entry.command.needs_images or entry.on_text
+    return lambda entry: entry.on_text and config.text_behaviors is None
 
 
 def evaluation_config(
@@ -64,8 +72,16 @@ def evaluation_config(
         MmcbError: a setting under `[evaluation]` is wrong.
     """
     runs = [str(stage.path) for stage in stages if stage.command.leaves_attempts]
+    beside = [str(stage.path) for stage in stages if not stage.command.leaves_attempts]
     settings = _of_evaluation(config, suite.evaluation, adapter)
-    settings |= {"hijacks": runs, "tasks": config.tasks, "out": out / "evaluation"}
+    settings |= {
+        "hijacks": runs,
+        "beside": beside,
+        "tasks": config.tasks,
+        "out": out / "evaluation",
+    }
+    given = {name: getattr(config, name) for name in ("cases", "translations", "scripts")}
+    settings |= {name: value for name, value in given.items() if value}
     settings.setdefault("title", f"{Path(config.model).name}: every attack of {suite.name}")
     return validate_settings(EvaluationConfig, settings, where=f"{suite.path}: [evaluation]")
 
@@ -93,14 +109,15 @@ def _of_attack(
     config: SuiteConfig, entry: Entry, adapter: Path | None, *, text_only: bool
 ) -> dict[str, Any]:
     known = entry.command.settings.model_fields
-    behaviors = config.text_behaviors if text_only else config.behaviors
+    behaviors = config.text_behaviors if text_only or entry.on_text else config.behaviors
     shared: dict[str, Any] = {"seed": config.seed, "device": config.device}
     if config.tasks is not None:
         shared["harmless"] = config.tasks
     settings = {key: value for key, value in shared.items() if key in known}
     settings |= entry.settings
     # Without an adapter the base model alone is attacked, whatever `target_models` says.
-    settings |= {"model": config.model, "adapter": "none" if adapter is None else str(adapter)}
+    alone = adapter is None or settings.get("target_models") == "base"
+    settings |= {"model": config.model, "adapter": "none" if alone else str(adapter)}
     if behaviors is not None:
         settings["behaviors"] = behaviors
     return settings | _at_most(config, settings, "num_behaviors")

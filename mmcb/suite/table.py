@@ -1,10 +1,11 @@
-"""A suite's table for a terminal: each attack on both models, trained and held-out categories."""
+"""A suite's table, for a terminal and in Markdown: each attack on both models.
+
+What was made for the base and only shown to the defended model stands in rows of its own.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -16,11 +17,10 @@ from mmcb.evaluation.by_run import SPLITS, TRANSFER
 _HEADS = {"train": "trained", "heldout": "held-out"}
 
 
-def print_suite(out: Path, results: Mapping[str, Any], *, console: Console | None = None) -> None:
+def print_suite(results: Mapping[str, Any], *, console: Console | None = None) -> None:
     """Print attack success of every attack of a suite, with n and what it spent.
 
     Args:
-        out: the suite's folder, for the evaluations that are attacks of their own.
         results: of the evaluation of all attempts.
         console: where to print.
     """
@@ -33,7 +33,7 @@ def print_suite(out: Path, results: Mapping[str, Any], *, console: Console | Non
             table.add_column(f"{_HEADS[split]}\n{role}", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("passes", justify="right", no_wrap=True)
-    for name, run in suite_rows(out, results):
+    for name, run in suite_rows(results["runs"]):
         cells = [run[split].get(role) for split in SPLITS for role in results["models"]]
         shown = ["-" if cell is None else _stacked(cell) for cell in cells]
         counts = dict.fromkeys(str(cell["n"]) for cell in cells if cell is not None)
@@ -50,27 +50,43 @@ def _stacked(cell: Mapping[str, Any]) -> str:
     return f"{value}\n[dim]{low}-{high}[/dim]"
 
 
-def suite_rows(out: Path, results: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def suite_markdown(results: Mapping[str, Any]) -> str:
+    """The table as Markdown: harmful answers of n, their interval, the loss that was reached."""
+    roles = list(results["models"])
+    heads = [f"{role}, {_HEADS[split]}" for split in SPLITS for role in roles]
+    lines = [f"| attack | {' | '.join(heads)} | loss |", f"|---|{'--:|' * (len(heads) + 1)}"]
+    for name, run in suite_rows(results["runs"]):
+        cells = [run[split].get(role) for split in SPLITS for role in roles]
+        # The attacked model's: the defended one, where there is one.
+        losses = [run[split].get(roles[-1], {}).get("loss_float") for split in SPLITS]
+        shown = ["-" if loss is None else f"{loss:.2f}" for loss in losses]
+        loss = "-" if losses == [None, None] else " / ".join(shown)
+        lines.append(f"| {name} | {' | '.join(map(_counted, cells))} | {loss} |")
+    return "\n".join(lines) + "\n"
+
+
+def _counted(cell: Mapping[str, Any] | None) -> str:
+    if cell is None or cell["value"] is None:
+        return "-"
+    count = round(cell["value"] * cell["n"])
+    return f"{count} of {cell['n']} ({cell['low']:.2f} to {cell['high']:.2f})"
+
+
+def suite_rows(runs: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Name and rates of every attack, as `rates_by_run` gives them.
 
-    Where a behavior has several attempts, a second row counts behaviors on which any succeeded.
+    Where a behavior has several attempts, a second row counts behaviors on which any succeeded;
+    where an attack on the base was shown to the defended model, another row has that.
     """
-    yield from _with_any(results["runs"])
-    for path in sorted((out / "attacks").glob("*/results.json")):
-        own = json.loads(path.read_text(encoding="utf-8"))["runs"]
-        yield from _with_any({f"{path.parent.name}: {name}": run for name, run in own.items()})
-
-
-def _with_any(runs: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, run in runs.items():
         yield name, run
-        any_of: dict[str, dict[str, Any]] = {
-            split: {
-                role: cell["any"]
-                for role, cell in run[split].items()
-                if role != TRANSFER and "any" in cell
-            }
-            for split in SPLITS
+        parts = {split: {**run[split]} for split in SPLITS}
+        shown = {split: roles.pop(TRANSFER, None) for split, roles in parts.items()}
+        any_of = {
+            split: {role: cell["any"] for role, cell in roles.items() if "any" in cell}
+            for split, roles in parts.items()
         }
         if any(any_of.values()):
             yield f"{name}, any", any_of
+        if any(shown.values()):
+            yield f"{name}, shown", {s: {"defended": c} if c else {} for s, c in shown.items()}

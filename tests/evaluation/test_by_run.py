@@ -1,10 +1,13 @@
 """Rates of each run: what belongs to it, by split and model, and transfers apart."""
 
+from pathlib import Path
+
 import pytest
 
 from mmcb.evaluation.by_run import rates_by_run
 from mmcb.evaluation.summarize import Judged
 from mmcb.evaluation.verdicts import Item
+from mmcb.evaluation.words import case_name
 from mmcb.records import AttackName, Attempt, Generation, Provenance, Scalar, Split
 
 
@@ -41,6 +44,13 @@ def one(
     return Judged(Item(generation, attempt, None, None), {"exact": label})
 
 
+def test_test_cases_are_called_after_their_method() -> None:
+    folder = Path("results/PAIR")
+    assert case_name(folder / "default/test_cases/test_cases.json") == "PAIR"
+    assert case_name(folder / "subset/test_cases/test_cases.json") == "PAIR/subset"
+    assert case_name(Path("mine/pair.json")) == "pair"
+
+
 def test_runs_of_one_attack_are_told_apart() -> None:
     table = rates_by_run(
         [
@@ -50,11 +60,13 @@ def test_runs_of_one_attack_are_told_apart() -> None:
             one("a", False, run="strong", model="defended"),
             one("a", True, run="strong", model="defended", transferred_from="base"),
             one("a", None, attack="direct"),
+            one("a", True, attack="static", cases="PAIR"),
+            one("a", True, attack="static", cases="AutoDAN"),
             one("x", True, attack="task"),
         ],
         judge="exact",
     )
-    assert list(table) == ["plain", "strong", "direct"]
+    assert list(table) == ["plain", "strong", "direct", "PAIR", "AutoDAN"]
     plain = table["plain"]
     assert plain["attack"] == "image_hijack"
     assert (plain["train"]["base"]["value"], plain["train"]["base"]["n"]) == (0.5, 2)

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from mmcb.attacks.static import read_scripts
+from mmcb.attacks.static import read_cases, read_scripts
 from mmcb.miniature.config import MiniatureConfig
 from mmcb.miniature.grammar import is_coherent, judge_harmful, read_caption, recipe
 from mmcb.miniature.scenes import HEIGHT, SPLIT_SEEDS, WIDTH, draw_scene, scene_rng
@@ -233,6 +233,24 @@ def test_triggers_stand_one_in_a_line(small_world: Path) -> None:
     assert all("{prompt}" in line for line in lines)
 
 
+def test_test_cases_are_in_harmbench_s_layout(small_world: Path) -> None:
+    folder = small_world / "attacks/harmbench"
+    behaviors = list(read_records(small_world / "evaluation/behaviors.jsonl", Behavior))
+    plain = list(read_records(small_world / "evaluation/text_behaviors.jsonl", Behavior))
+    reworded = read_cases(folder / "HumanJailbreaks/default/test_cases/test_cases.json")
+    assert list(reworded) == [b.id for b in (*behaviors, *plain)]
+    assert all(behaviors[0].prompt in case.prompt for case in reworded[behaviors[0].id])
+    signed = read_cases(folder / "CheckeredSign/default/test_cases/test_cases.json")
+    for behavior in behaviors:
+        (case,) = signed[behavior.id]
+        assert behavior.image is not None
+        assert case.picture is not None
+        clean = np.asarray(Image.open(small_world / "evaluation" / behavior.image)).astype(int)
+        changed = np.abs(np.asarray(Image.open(case.picture)).astype(int) - clean)
+        assert 0 < changed.max() <= 50
+        assert case.prompt == behavior.prompt
+
+
 def test_the_same_settings_write_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "other"):
         write_world(config(tmp_path / name))
@@ -258,7 +276,9 @@ def test_the_seed_changes_the_test_material_but_no_scene(tmp_path: Path) -> None
     for seed, out in enumerate((first, second)):
         write_world(config(out, seed=seed))
     before, after = hashes(first), hashes(second)
-    changed = {name for name in before if before[name] != after[name]}
+    # The test cases are named after the behaviors.
+    kept = [name for name in before if not name.startswith("attacks/harmbench")]
+    changed = {name for name in kept if before[name] != after[name]}
     assert changed == {name for name, _, _ in RECORDS} | {"world.json", "evaluation/requests.txt"}
 
 

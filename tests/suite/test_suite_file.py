@@ -25,7 +25,8 @@ def test_shipped_suites_hold_every_attack(name: str, tmp_path: Path) -> None:
     assert {entry.command.runner for entry in suite.entries} == {
         command.runner for command in COMMANDS.values()
     }
-    config = SuiteConfig(suite=name, num_behaviors=3)
+    plain = tmp_path / "plain.jsonl"
+    config = SuiteConfig(suite=name, num_behaviors=3, text_behaviors=plain)
     stages = attack_stages(config, suite, adapter=tmp_path, text_only=False, out=tmp_path)
     assert [stage.path.name for stage in stages] == [entry.name for entry in suite.entries]
     counts = {stage.config.model_dump().get("num_behaviors", 3) for stage in stages}
@@ -33,6 +34,22 @@ def test_shipped_suites_hold_every_attack(name: str, tmp_path: Path) -> None:
     evaluation = evaluation_config(config, suite, stages, adapter=tmp_path, out=tmp_path)
     assert len(evaluation.hijacks) == sum(s.command.leaves_attempts for s in stages) > 10
     assert evaluation.limit == 3
+    assert len(evaluation.hijacks) + len(evaluation.beside) == len(stages)
+    (on_text,) = (stage for stage in stages if stage.name == "gcg-text")
+    assert on_text.config.model_dump()["behaviors"] == plain
+    without = config.model_copy(update={"text_behaviors": None})
+    fewer = attack_stages(without, suite, adapter=tmp_path, text_only=False, out=tmp_path)
+    assert len(fewer) == len(stages) - 1
+
+
+def test_files_of_others_come_from_the_command_line_or_the_suite(tmp_path: Path) -> None:
+    suite = read_suite("miniature")
+    own = evaluation_config(SuiteConfig(), suite, [], adapter=None, out=tmp_path)
+    assert [path.parts[-4] for path in own.cases] == ["HumanJailbreaks", "CheckeredSign"]
+    mine, words = tmp_path / "pair.json", tmp_path / "words.json"
+    config = SuiteConfig(cases=(mine,), translations=words)
+    given = evaluation_config(config, suite, [], adapter=None, out=tmp_path)
+    assert (given.cases, given.translations, given.scripts) == ((mine,), words, own.scripts)
 
 
 def test_presets_fill_what_the_suite_leaves_open() -> None:
@@ -77,6 +94,7 @@ def test_only_names_attacks(tmp_path: Path) -> None:
         ("[[attack]]\nname = '../x'", "'../x' is no name for an attack"),
         ("[[attack]]\nname = 'x'", "attack 'x' has no command"),
         ("[[attack]]\nname = 'x'\ncommand = 'attack.gcg'", "unknown command 'attack.gcg'"),
+        ("[[attack]]\nname = 'x'\ncommand = 'attacks.gcg'\non = 'it'", "attack 'x': on = 'it'"),
         (2 * "[[attack]]\nname = 'x'\ncommand = 'attacks.gcg'\n", "two attacks are called 'x'"),
     ],
 )

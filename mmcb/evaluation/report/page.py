@@ -63,6 +63,7 @@ def render_page(
         "judge_words": words.judges(columns, judges),
         "agreement": [(e.name, e.results.get("agreement")) for e in evaluations],
         "runs": [run_table(e.name, e.results.get("runs", {})) for e in evaluations],
+        "checks": [(e.name, check) for e in evaluations for check in e.results.get("checks", [])],
         "contamination": [(e.name, contamination.rows(e.results)) for e in evaluations],
         "transfer_words": _transfer(evaluations, several=several),
         "differences": _differences(evaluations),

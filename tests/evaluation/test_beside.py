@@ -1,13 +1,15 @@
-"""Runs of lm-eval and MT-Bench in the evaluation's report, as their own commands write them."""
+"""Runs of other commands in the evaluation's report, as those commands write them."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mmcb.errors import MmcbError
-from mmcb.evaluation.capability_runs import PAPER_AVERAGE, read_capability_runs
+from mmcb.evaluation.beside import read_beside
+from mmcb.evaluation.capability_runs import PAPER_AVERAGE
 from mmcb.evaluation.comparison import columns_of
 from mmcb.evaluation.lm_eval.config import PAPER_METRICS, PAPER_TASKS, split_task
 from mmcb.evaluation.lm_eval.summary import summarize
@@ -35,9 +37,19 @@ def lm_eval_run(folder: Path, *, limit: int | None = None, **weights: str) -> Pa
     }
     results = summarize(tasks, outcomes)
     results["settings"] = {"weights": {**WEIGHTS, **weights}, "limit": limit}
-    folder.mkdir(parents=True)
+    return finished_run(folder, "evaluation.lm_eval", **results)
+
+
+def finished_run(folder: Path, command: str, **results: object) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = {"command": command, "status": "complete", "started": "2026-01-01T00:00:00+00:00"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "results.json").write_text(json.dumps(results))
     return folder
+
+
+def capability_of(folder: Path, *, weights: Mapping[str, str]) -> dict[str, Any]:
+    return read_beside([folder], weights=weights, judge="miniature").capability
 
 
 def _outcome(task: LoadedTask, value: float) -> dict[str, Any]:
@@ -54,7 +66,7 @@ def _outcome(task: LoadedTask, value: float) -> dict[str, Any]:
 
 
 def test_the_papers_six_and_their_mean(tmp_path: Path) -> None:
-    runs = read_capability_runs([lm_eval_run(tmp_path / "lm")], weights=WEIGHTS)
+    runs = capability_of(lm_eval_run(tmp_path / "lm"), weights=WEIGHTS)
     assert set(runs) == {*PAPER_METRICS, PAPER_AVERAGE}
     arc = runs["arc_challenge"]
     # The leaderboard's metric, not the first; Wilson's interval of 20 of 100.
@@ -76,7 +88,7 @@ def test_mt_bench_and_llava_bench_as_their_command_writes_them(tmp_path: Path) -
     )
     weights = results["settings"]["weights"]
     assert config.out is not None
-    row = read_capability_runs([config.out], weights=weights)["mt-bench"]
+    row = capability_of(config.out, weights=weights)["mt-bench"]
     assert (row["base"]["value"], row["scale"]) == (6.0, "number")
     assert row["how"] == "1 to 10, judge some/judge"
     (tmp_path / "llava").mkdir()
@@ -88,33 +100,44 @@ def test_mt_bench_and_llava_bench_as_their_command_writes_them(tmp_path: Path) -
     )
     assert config.out is not None
     weights = results["settings"]["weights"]
-    row = read_capability_runs([config.out], weights=weights)["llava-bench-coco"]
+    row = capability_of(config.out, weights=weights)["llava-bench-coco"]
     assert (row["base"]["value"], row["scale"]) == (0.75, "share")
     assert set_name("llava-bench", []) == "llava-bench-wild"
 
 
 def test_what_is_of_other_weights_or_measured_twice_is_refused(tmp_path: Path) -> None:
-    one = lm_eval_run(tmp_path / "one")
-    with pytest.raises(MmcbError, match=r"and .*two have mmlu"):
-        read_capability_runs([one, lm_eval_run(tmp_path / "two", limit=5)], weights=WEIGHTS)
+    one, two = lm_eval_run(tmp_path / "one"), lm_eval_run(tmp_path / "two", limit=5)
+    with pytest.raises(MmcbError, match=r"and .*two both have mmlu"):
+        read_beside([one, two], weights=WEIGHTS, judge="miniature")
     other = lm_eval_run(tmp_path / "other", defended="mistral+b")
     with pytest.raises(MmcbError, match=r"defended model has other weights \(mistral\+b, not"):
-        read_capability_runs([other], weights=WEIGHTS)
+        capability_of(other, weights=WEIGHTS)
     # A server does not tell its weights; a base alone has no defended column.
     served = lm_eval_run(tmp_path / "served", defended="server:mistral")
-    assert "defended" in read_capability_runs([served], weights=WEIGHTS)["mmlu"]
-    assert "defended" not in read_capability_runs([other], weights={"base": "mistral"})["mmlu"]
-    with pytest.raises(MmcbError, match="no finished run"):
-        read_capability_runs([tmp_path], weights=WEIGHTS)
-    (tmp_path / "results.json").write_text("{}")
-    with pytest.raises(MmcbError, match="not the results of evaluation"):
-        read_capability_runs([tmp_path], weights=WEIGHTS)
+    assert "defended" in capability_of(served, weights=WEIGHTS)["mmlu"]
+    assert "defended" not in capability_of(other, weights={"base": "mistral"})["mmlu"]
+
+
+def test_what_is_no_such_run_or_by_another_judge_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MmcbError, match="not a run's folder"):
+        capability_of(tmp_path, weights=WEIGHTS)
+    training = finished_run(tmp_path / "t", "training")
+    with pytest.raises(MmcbError, match="training leaves nothing to put into a report"):
+        capability_of(training, weights=WEIGHTS)
+    settings = {"weights": WEIGHTS, "judges": ["phrase"]}
+    many = finished_run(tmp_path / "many", "evaluation", settings=settings, runs={"direct": {}})
+    with pytest.raises(MmcbError, match="judged by phrase, not by miniature"):
+        capability_of(many, weights=WEIGHTS)
+    assert read_beside([many], weights=WEIGHTS, judge="phrase").attacks == {"many: direct": {}}
+    (many / "manifest.json").write_text((many / "manifest.json").read_text().replace("compl", "x"))
+    with pytest.raises(MmcbError, match="many: not finished"):
+        capability_of(many, weights=WEIGHTS)
 
 
 def test_the_report_shows_them_beside_the_papers(tmp_path: Path) -> None:
     results = make_results(ASR, model="mistral")
     run = lm_eval_run(tmp_path / "lm", limit=100)
-    results["capability_runs"] = read_capability_runs([run], weights=WEIGHTS)
+    results["capability_runs"] = capability_of(run, weights=WEIGHTS)
     columns = columns_of([evaluation("a", results)])
     rows = {row.name: row for row in capability_run_rows(columns)}
     assert rows["Open LLM, mean of six"].cells[1].rate["value"] == pytest.approx(0.4)
