@@ -19,6 +19,7 @@ from typing import Any
 from mmcb import __version__
 from mmcb.config import Config
 from mmcb.errors import MmcbError
+from mmcb.hardware import describe_hardware
 from mmcb.log import is_main_process
 from mmcb.store import file_hash, write_atomic
 
@@ -40,6 +41,7 @@ _OWN_KEYS = frozenset(
         "versions",
         "python",
         "platform",
+        "hardware",
         "git",
     }
 )
@@ -146,6 +148,7 @@ class RunDir:
             self._manifest["error"] = f"{type(exc).__name__}: {exc}"
         self._manifest["status"] = status
         self._manifest["finished"] = _now()
+        self._manifest["hardware"] = describe_hardware()
         self._write()
 
     def _write(self) -> None:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mmcb.cli import run_command
+from mmcb.log import format_seconds
 from mmcb.runs.config import LsConfig
 from mmcb.runs.found import Run, find_runs
 from mmcb.runs.outcome import outcome
@@ -19,7 +20,7 @@ def main() -> None:
         LsConfig,
         list_runs,
         prog="mmcb runs.ls",
-        description="List runs: kind, model, state, date and headline number, the newest first.",
+        description="List runs: state, date, time, kind, model, headline number; the newest first.",
     )
 
 
@@ -55,7 +56,8 @@ def list_runs(config: LsConfig) -> None:
 
 def _cells(run: Run) -> tuple[str, ...]:
     started = run.started.astimezone().strftime("%Y-%m-%d %H:%M")
-    return run.state(), started, run.kind, run.model
+    took = "" if run.seconds is None else format_seconds(run.seconds)
+    return run.state(), started, took, run.kind, run.model
 
 
 if __name__ == "__main__":

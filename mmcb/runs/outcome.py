@@ -67,13 +67,19 @@ def _training(path: Path) -> str:
 def _attack(path: Path) -> str:
     made: Counter[str] = Counter()
     reached: Counter[str] = Counter()
+    passes: Counter[str] = Counter()
     for line in read_lines(path / "attempts.jsonl"):
-        model = str(line.get("model"))
+        model, measures = str(line.get("model")), line.get("measures") or {}
         made[model] += 1
-        reached[model] += (line.get("measures") or {}).get("target_reached") == 1.0
+        reached[model] += measures.get("target_reached") == 1.0
+        passes[model] += measures.get("passes", 0.0)
+    spent = {
+        model: f" ({passes[model] / count:.0f} passes each)" if passes[model] else ""
+        for model, count in made.items()
+    }
     if not reached.total():
-        return ", ".join(f"{count} on {model}" for model, count in made.items())
-    words = (f"{reached[model]} of {count} on {model}" for model, count in made.items())
+        return ", ".join(f"{count} on {model}{spent[model]}" for model, count in made.items())
+    words = (f"{reached[m]} of {count} on {m}{spent[m]}" for m, count in made.items())
     return f"target reached: {', '.join(words)}"
 
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from mmcb.cli import run_command
+from mmcb.log import format_seconds
 from mmcb.pages.curves import read_json
 from mmcb.run_folder import read_manifest
 from mmcb.runs.config import ShowConfig
@@ -48,7 +49,10 @@ def _story(run: Run) -> Iterable[tuple[str, str]]:
     yield "model", run.model
     yield "started", run.started.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if run.seconds is not None:
-        yield "took", f"{run.seconds:.0f} s, pauses included"
+        yield "took", f"{format_seconds(run.seconds)}, pauses included"
+    for name, one in (run.manifest.get("seconds") or {}).items():
+        yield f"  {name}", f"{format_seconds(one['wall'])}, {format_seconds(one['cpu'])} of CPU"
+    yield "on", str(run.manifest.get("hardware") or "")
     if run.manifest.get("resumed"):
         yield "resumed", f"{len(run.manifest['resumed'])} times"
     yield "command", " ".join(map(str, run.manifest.get("argv") or []))
@@ -87,6 +91,10 @@ def _evaluation(folder: Path, console: Console) -> None:
     sentences = [headline(columns), *warnings(evaluation.results)]
     _section(console, "Results", [("", sentence) for sentence in sentences])
     print_columns(columns, evaluation.judges, title="Results", console=console)
+    if evaluation.results.get("runs"):
+        from mmcb.evaluation.runs_table import print_runs
+
+        print_runs(evaluation.results, console=console)
 
 
 def _section(console: Console, title: str, rows: Iterable[tuple[str, str]]) -> None:

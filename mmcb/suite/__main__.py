@@ -13,12 +13,12 @@ def _run(config: SuiteConfig) -> None:
     suite = read_suite(config.suite)
     from rich.console import Console
 
+    from mmcb.evaluation.runs_table import print_runs
     from mmcb.suite.run import output_folder, run_suite
-    from mmcb.suite.table import print_suite
 
     results = run_suite(config)
     out = output_folder(config, suite)
-    print_suite(results)
+    print_runs(results)
     Console().print(f"report: {out / 'evaluation/report.html'}", soft_wrap=True)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcb.evaluation.config import EvaluationConfig
+from mmcb.evaluation.runs_table import runs_markdown
 from mmcb.evaluation.weights import find_adapter
 from mmcb.log import get_logger
 from mmcb.models.locate import locate
@@ -16,7 +17,6 @@ from mmcb.suite.config import COMMAND, SuiteConfig
 from mmcb.suite.file import Suite, read_suite
 from mmcb.suite.processes import Seconds, run_stages, timed
 from mmcb.suite.stages import Stage, attack_stages, evaluation_config
-from mmcb.suite.table import suite_markdown
 
 MAY_CHANGE = frozenset(
     {"suite", "judges", "only", "num_behaviors", "device", "tasks", "jobs"}
@@ -60,7 +60,7 @@ def run_suite(config: SuiteConfig) -> dict[str, Any]:
         )
         _log.info("== judge and report")
         results = _evaluate(evaluation, run)
-        write_atomic(run.path / "table.md", suite_markdown(results))
+        write_atomic(run.path / "table.md", runs_markdown(results))
         _log_seconds(run.path)
     return results
 

@@ -57,7 +57,10 @@ def root(tmp_path: Path) -> Path:
     ]
     write_lines(training / "metrics.jsonl", log)
     attack = make_run(root / "three", "attacks.gcg", day=2)
-    reached = [{"model": "base", "measures": {"target_reached": float(k)}} for k in (1, 1, 0)]
+    reached = [
+        {"model": "base", "measures": {"target_reached": float(k), "passes": 10.0 + 10 * k}}
+        for k in (1, 1, 0)
+    ]
     write_lines(attack / "attempts.jsonl", [*reached, {"model": "defended", "measures": {}}])
     suite = make_run(root / "suite/mine", "suite", day=5)
     inner = make_run(suite / "attacks/gcg5", "attacks.gcg", day=1)
@@ -90,6 +93,7 @@ def test_ls(
         )
     ]
     assert [line.split()[0] for line in lines[::2]] == ["finished"] * 5 + ["failed"]
+    assert all(" 10:00  30 s  " in line for line in lines[::2])
     rates = (
         "image hijack: base 100\u00a0%, defended 20\u00a0%; "
         "image hijack, held-out: base 90\u00a0%, defended 50\u00a0%"
@@ -97,8 +101,8 @@ def test_ls(
     assert [line.strip() for line in lines[1::2]] == [
         *(rates, rates),
         "150 steps, held-out cosine: harmful 0.12, benign 0.99",
-        "target reached: 2 of 3 on base, 0 of 1 on defended",
-        "target reached: 2 of 3 on base",
+        "target reached: 2 of 3 on base (17 passes each), 0 of 1 on defended",
+        "target reached: 2 of 3 on base (17 passes each)",
         "MmcbError: [stuck]",
     ]
     attacks = run(capsys, monkeypatch, "ls", str(root), "--kind", "attacks")
@@ -123,6 +127,15 @@ def test_a_killed_run_is_told_from_one_that_runs(tmp_path: Path) -> None:
 def test_show(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    took = {"pgd": {"wall": 65.0, "cpu": 61.0}}
+    cell = {**rate(3, 4), "passes": 12.0}
+    runs = {"pgd": {"attack": "image_hijack", "train": {"defended": cell}, "heldout": {}}}
+    suite = make_run(root / "whole", "suite", seconds=took, hardware="2 cores of abacus")
+    (suite / "results.json").write_text(json.dumps({**make_results(ASR), "runs": runs}))
+    text = run(capsys, monkeypatch, "show", str(suite))
+    words = " ".join(text.split())
+    assert "pgd 1 min 05 s, 1 min 01 s of CPU on 2 cores of abacus" in words
+    assert "30-95" in text  # the attack's own interval
     text = run(capsys, monkeypatch, "show", str(root / "evaluation/one"))
     assert "took        30 s, pauses included" in text
     assert "judges  a, b" in text

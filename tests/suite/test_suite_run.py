@@ -7,13 +7,13 @@ import pytest
 from rich.console import Console
 
 from mmcb.errors import MmcbError
+from mmcb.evaluation.runs_table import print_runs, run_rows
 from mmcb.records import Attempt, Behavior, Task
 from mmcb.run_folder import read_manifest
 from mmcb.store import read_records, replace_records
 from mmcb.suite.commands import Command
 from mmcb.suite.config import SuiteConfig
 from mmcb.suite.run import run_suite
-from mmcb.suite.table import print_suite, suite_rows
 from tests.attacks.attack_worlds import make_world
 
 SUITE = """
@@ -164,7 +164,7 @@ def _check_results(out: Path, results: dict[str, object]) -> None:
     assert runs["pgd"]["train"]["defended"]["passes"] == 2
     assert runs["adaptive"]["heldout"]["defended"]["passes"] == 2
     assert set(runs["transfer"]["train"]) == {"base", "transfer"}
-    rows = dict(suite_rows(runs))
+    rows = dict(run_rows(runs))
     assert rows["best-of-n: direct, any"]["train"]["base"]["n"] == 3
     assert rows["best-of-n: direct"]["train"]["base"]["n"] == 6
     assert rows["transfer, shown"]["train"]["defended"]["n"] == 1
@@ -182,7 +182,7 @@ def _check_results(out: Path, results: dict[str, object]) -> None:
     hijacks = {a.settings.get("run") for a in attempts if a.attack == "image_hijack"}
     assert hijacks == {"pgd", "adaptive", "transfer"}
     console = Console(record=True, width=80)
-    print_suite(results, console=console)
+    print_runs(results, console=console)
     text = console.export_text()
     assert all(name in text for name in ("trained", "defended", "best-of-n: direct", "passes"))
     assert "\u2026" not in text  # nothing is cut off at 80 columns

@@ -1,4 +1,4 @@
-"""A suite's table, for a terminal and in Markdown: each attack on both models.
+"""The table of single runs, for a terminal and in Markdown: each attack on both models.
 
 What was made for the base and only shown to the defended model stands in rows of its own.
 """
@@ -17,8 +17,8 @@ from mmcb.evaluation.by_run import SPLITS, TRANSFER
 _HEADS = {"train": "trained", "heldout": "held-out"}
 
 
-def print_suite(results: Mapping[str, Any], *, console: Console | None = None) -> None:
-    """Print attack success of every attack of a suite, with n and what it spent.
+def print_runs(results: Mapping[str, Any], *, console: Console | None = None) -> None:
+    """Print attack success of every run, with n and what it spent.
 
     Args:
         results: of the evaluation of all attempts.
@@ -33,7 +33,7 @@ def print_suite(results: Mapping[str, Any], *, console: Console | None = None) -
             table.add_column(f"{_HEADS[split]}\n{role}", justify="right", no_wrap=True)
     table.add_column("n", justify="right", no_wrap=True)
     table.add_column("passes", justify="right", no_wrap=True)
-    for name, run in suite_rows(results["runs"]):
+    for name, run in run_rows(results["runs"]):
         cells = [run[split].get(role) for split in SPLITS for role in results["models"]]
         shown = ["-" if cell is None else _stacked(cell) for cell in cells]
         counts = dict.fromkeys(str(cell["n"]) for cell in cells if cell is not None)
@@ -50,12 +50,12 @@ def _stacked(cell: Mapping[str, Any]) -> str:
     return f"{value}\n[dim]{low}-{high}[/dim]"
 
 
-def suite_markdown(results: Mapping[str, Any]) -> str:
+def runs_markdown(results: Mapping[str, Any]) -> str:
     """The table as Markdown: harmful answers of n, their interval, the loss that was reached."""
     roles = list(results["models"])
     heads = [f"{role}, {_HEADS[split]}" for split in SPLITS for role in roles]
     lines = [f"| attack | {' | '.join(heads)} | loss |", f"|---|{'--:|' * (len(heads) + 1)}"]
-    for name, run in suite_rows(results["runs"]):
+    for name, run in run_rows(results["runs"]):
         cells = [run[split].get(role) for split in SPLITS for role in roles]
         # The attacked model's: the defended one, where there is one.
         losses = [run[split].get(roles[-1], {}).get("loss_float") for split in SPLITS]
@@ -72,7 +72,7 @@ def _counted(cell: Mapping[str, Any] | None) -> str:
     return f"{count} of {cell['n']} ({cell['low']:.2f} to {cell['high']:.2f})"
 
 
-def suite_rows(runs: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def run_rows(runs: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Name and rates of every attack, as `rates_by_run` gives them.
 
     Where a behavior has several attempts, a second row counts behaviors on which any succeeded;
