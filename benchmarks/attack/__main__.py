@@ -143,6 +143,11 @@ def _ours(
     )
 
 
+def _step_all(loops: Sequence[PlainLoop]) -> None:
+    for loop in loops:
+        loop.step()
+
+
 def _measure(
     config: BenchmarkConfig,
     ours_model: LoadedModel,
@@ -160,7 +165,7 @@ def _measure(
     ours, reference = Timer(ours_model.device), Timer(ours_model.device)
     for _ in range(config.steps + 1):
         ours.time(attack.step)
-        reference.time(lambda: [one.step() for one in references])
+        reference.time(lambda: _step_all(references))
     curves = [result.curve for result in attack.results()]
     apart = max(
         abs(mine - theirs)

@@ -14,10 +14,9 @@ from typing import Any
 
 from mmcb.errors import MmcbError
 from mmcb.evaluation.capability_runs import Found, lm_eval_rows, quality_rows
-from mmcb.evaluation.weights import find_adapter, fingerprints
+from mmcb.evaluation.weights import find_roles, same_weights
+from mmcb.generation.config import EngineConfig
 from mmcb.run_folder import read_manifest
-
-_ON_SERVER = "server:"
 
 _ROWS: Mapping[str, Callable[[Mapping[str, Any]], Iterator[Found]]] = {
     "evaluation.lm_eval": lm_eval_rows,
@@ -86,14 +85,13 @@ def _add_capability(found: Beside, folder: Path, rows: Iterator[Found], *, roles
 
 def _attacked(config: Mapping[str, Any]) -> dict[str, str]:
     model = str(config["model"])
-    return fingerprints(model, find_adapter(str(config["adapter"]), model=model))
+    return dict(find_roles(model, str(config["adapter"]), EngineConfig()).weights)
 
 
 def _check_weights(folder: Path, theirs: Mapping[str, str], ours: Mapping[str, str]) -> None:
-    """Another adapter's numbers are no word on this one; what a server has, it does not tell."""
+    """Another adapter's numbers are no word on this one."""
     for role in theirs.keys() & ours.keys():
-        told = not any(of[role].startswith(_ON_SERVER) for of in (theirs, ours))
-        if told and theirs[role] != ours[role]:
+        if not same_weights(theirs[role], ours[role]):
             raise MmcbError(
                 f"--beside {folder}: its {role} model has other weights "
                 f"({theirs[role]}, not {ours[role]})",

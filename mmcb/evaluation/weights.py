@@ -85,6 +85,23 @@ def fingerprints(model: str, adapter: Path | None, engine: EngineConfig) -> dict
     )
 
 
+def same_weights(one: str, other: str) -> bool:
+    """Whether two of `fingerprints` are of the same weights, whatever runs them.
+
+    What a server has it does not tell: it may be.
+    """
+    engine, weights = _split(one)
+    other_engine, other_weights = _split(other)
+    return "server" in (engine, other_engine) or weights == other_weights
+
+
+def _split(fingerprint: str) -> tuple[str, str]:
+    """The engine and the weights, without a precision between base and adapter."""
+    engine, _, rest = fingerprint.rpartition(":")
+    base, plus, adapter = rest.partition("+")
+    return engine, base.partition("@")[0] + plus + adapter
+
+
 @dataclass(frozen=True, slots=True)
 class Roles:
     """The models that are measured: the base and, with an adapter, the defended one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from mmcb.attacks.attempts import AttemptFile
 from mmcb.attacks.prompts import read_templates, text_attempts

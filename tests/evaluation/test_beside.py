@@ -18,6 +18,7 @@ from mmcb.evaluation.quality.questions import set_name
 from mmcb.evaluation.quality.run import measure_quality
 from mmcb.evaluation.report.capability_runs import capability_run_rows
 from mmcb.evaluation.report.page import render_page
+from mmcb.evaluation.weights import same_weights
 from tests.evaluation.made_up_results import evaluation, make_results
 from tests.evaluation.quality.test_quality import Fake, llava_bench, mt_bench
 
@@ -147,3 +148,17 @@ def test_the_report_shows_them_beside_the_papers(tmp_path: Path) -> None:
     assert "As published: lm-eval" in page
     # Once among our numbers and once in the paper's row.
     assert page.count("lm-eval, acc_norm, 25 shots, the first 100 items of each task") == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("mistral-1a", "mistral-1a", True),
+        ("vllm:mistral-1a+2b", "mistral-1a@bfloat16+2b", True),
+        ("vllm:mistral-1a+2b", "vllm:mistral-1a+3c", False),
+        ("mistral-1a", "mistral-9f", False),
+        ("server:mistral", "mistral-1a", True),
+    ],
+)
+def test_weights_are_the_same_whatever_runs_them(one: str, other: str, same: bool) -> None:
+    assert same_weights(one, other) is same
