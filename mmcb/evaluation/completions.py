@@ -10,10 +10,12 @@ every role has attempts of its own.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmcb.evaluation.facts import attack_names
 from mmcb.evaluation.summarize import Judged
 from mmcb.store import relative_image, resolve_image, write_atomic
 
@@ -36,14 +38,14 @@ def write_harmbench(
         attempts_path: the file that the pictures' paths are relative to.
         judge: whose labels go into `results/`.
     """
+    judged = list(judged)
+    names = attack_names(one.item.attempt for one in judged)
     groups: dict[tuple[str, str], list[Judged]] = {}
     for one in judged:
         attempt = one.item.attempt
         if attempt.attack == "task" or one.item.failed:
             continue
-        method = METHODS.get(attempt.attack, attempt.attack)
-        name = f"{method}_transfer" if one.transferred else method
-        groups.setdefault((name, attempt.model), []).append(one)
+        groups.setdefault((_method(one, names[attempt.id]), attempt.model), []).append(one)
     for (method, role), group in groups.items():
         base = folder / method / role
         cases = base / "test_cases" / "test_cases.json"
@@ -55,6 +57,13 @@ def write_harmbench(
             for one, entry in zip(group, entries, strict=True)
         ]
         _write(base / "results" / f"{role}.json", group, labelled)
+
+
+def _method(one: Judged, name: str) -> str:
+    """The attack's folder; two runs of one attack with other settings are two methods."""
+    attack, _, run = name.partition(": ")
+    parts = [METHODS.get(attack, attack), re.sub(r"[^\w.-]+", "-", run).strip("-")]
+    return "-".join(filter(None, parts)) + ("_transfer" if one.transferred else "")
 
 
 def _entry(one: Judged, folder: Path, attempts_path: Path) -> dict[str, Any]:

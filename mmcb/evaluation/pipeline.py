@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmcb.errors import MmcbError
 from mmcb.evaluation.beside import read_beside
 from mmcb.evaluation.budget import attack_budgets
 from mmcb.evaluation.by_run import rates_by_run
@@ -33,8 +32,8 @@ from mmcb.evaluation.judges import Judge, find_judge, load_judge
 from mmcb.evaluation.judges.specification import parse_judge
 from mmcb.evaluation.summarize import Judged, join, summarize
 from mmcb.evaluation.verdicts import Item, attack_judges, judge_missing, task_judges, verdict_id
-from mmcb.evaluation.weights import Roles, find_roles, training_run_of
-from mmcb.generation.factory import check_available, make_generator
+from mmcb.evaluation.weights import Roles, find_roles, require_judge, training_run_of
+from mmcb.generation.factory import make_generator
 from mmcb.generation.protocol import TextGenerator
 from mmcb.log import get_logger
 from mmcb.records import Generation, Verdict
@@ -120,14 +119,7 @@ def _check_judges(config: EvaluationConfig, *, with_models: bool) -> None:
         asks = find_judge(name, "harm").prompted
         model = parse_judge(name).model or (None if asks is None else asks.model)
         if with_models and model is not None:
-            try:
-                check_available(config.judge_engine, model)
-            except MmcbError as error:
-                raise MmcbError(
-                    f"judge {name}: {error.message}",
-                    hint="a model of yours: --judges NAME=MODEL; one of a server's: "
-                    "--judge-engine.engine server --judge-engine.server-url URL",
-                ) from None
+            require_judge(config.judge_engine, model)
 
 
 def _judge_maker(config: EvaluationConfig) -> Callable[[str], Judge]:

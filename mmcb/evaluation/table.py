@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcb.evaluation.comparison import Column, Evaluation, columns_of, common_judges
-from mmcb.evaluation.contamination.check import sentences
+from mmcb.evaluation.contamination.sentences import sentences
 from mmcb.evaluation.rows import Row, attack_rows, benign_rows, capability_rows
 
 

@@ -1,4 +1,4 @@
-"""Which weights are evaluated: the adapter that is meant, and fingerprints of both models."""
+"""Which models are evaluated, and which judge: base and adapter, with fingerprints of both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from mmcb.errors import MmcbError
 from mmcb.generation.config import EngineConfig
-from mmcb.generation.factory import make_generator, named_family
+from mmcb.generation.factory import check_available, make_generator, named_family
 from mmcb.generation.protocol import TextGenerator
 from mmcb.log import get_logger
 from mmcb.models.families import known_family
@@ -138,3 +138,21 @@ def find_roles(model: str, adapter: str, engine: EngineConfig) -> Roles:
     named_family(engine, model)
     found = find_adapter(adapter, model=model)
     return Roles(model, found, engine, fingerprints(model, found, engine))
+
+
+def require_judge(engine: EngineConfig, model: str) -> None:
+    """Say now, not after hours of answers, that the model of a judge cannot be had.
+
+    Raises:
+        MmcbError: it cannot, as far as can be seen without loading it.
+    """
+    try:
+        check_available(engine, model)
+    except MmcbError as error:
+        hint = (
+            "name another, or one of a server's: --judge-engine.engine server "
+            "--judge-engine.server-url URL"
+        )
+        raise MmcbError(
+            f"judge {model}: {error.message}", hint=error.hint if engine.name == "server" else hint
+        ) from None

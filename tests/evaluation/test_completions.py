@@ -9,11 +9,17 @@ from mmcb.records import Attempt, Generation, Provenance
 
 
 def judged(
-    name: str, attack: str, label: bool | None, *, image: str | None = None, failed: bool = False
+    name: str,
+    attack: str,
+    label: bool | None,
+    *,
+    image: str | None = None,
+    failed: bool = False,
+    run: str | None = None,
 ) -> Judged:
     attempt = Attempt.model_validate(
         {
-            "id": f"{name}-{attack}",
+            "id": f"{name}-{attack}-{run}",
             "behavior_id": name,
             "attack": attack,
             "model": "defended",
@@ -22,6 +28,7 @@ def judged(
             "prompt": f"how do i {name} ?",
             "prefill": "to zorch" if attack == "prefill" else "",
             "image": image,
+            "settings": {} if run is None else {"run": run},
         }
     )
     generation = Generation(
@@ -78,3 +85,16 @@ def test_answers_are_laid_out_as_harmbench_has_them(tmp_path: Path) -> None:
         "MultiModalPGD",
         "prefill",
     ]
+
+
+def test_two_runs_of_one_attack_are_two_methods(tmp_path: Path) -> None:
+    items = [
+        judged("zorch", "gcg", True, run="runs/a/gcg"),
+        judged("zorch", "gcg", False, run="runs/b/gcg"),
+        judged("zorch", "embedding", False, run="runs/c/e"),
+    ]
+    write_harmbench(tmp_path, items, attempts_path=tmp_path / "attempts.jsonl", judge="phrase")
+    methods = ["embedding", "gcg-runs-a-gcg", "gcg-runs-b-gcg"]
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == methods
+    found = json.loads((tmp_path / methods[1] / "defended/results/defended.json").read_text())
+    assert [entry["label"] for entry in found["zorch"]] == [1]

@@ -5,12 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mmcb.evaluation.contamination.check import (
-    EvaluationSet,
-    Item,
-    check_contamination,
-    sentences,
-)
+from mmcb.evaluation.contamination.check import EvaluationSet, Item, check_contamination
+from mmcb.evaluation.contamination.sentences import sentences
 from mmcb.evaluation.pipeline import evaluate
 from mmcb.records import Task
 from mmcb.store import replace_records, write_atomic

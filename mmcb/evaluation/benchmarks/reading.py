@@ -35,6 +35,8 @@ def files(source: Path, pattern: str) -> list[Path]:
     Raises:
         MmcbError: it is not there, or the folder holds none.
     """
+    if not source.exists():
+        raise MmcbError(f"{source}: no such file or folder")
     found = sorted(source.glob(pattern)) if source.is_dir() else [source]
     if not found:
         raise MmcbError(f"{source}: holds no {pattern} file", hint="give --source the right folder")

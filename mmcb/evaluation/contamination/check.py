@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from mmcb.evaluation.contamination.sentences import NO_ADAPTER, describe
 from mmcb.evaluation.contamination.training import NEAR, TrainingData, read_training_data
 from mmcb.evaluation.weights import training_run_of
 from mmcb.log import get_logger
@@ -15,8 +16,6 @@ from mmcb.store import file_hash
 
 ITEMS_NAMED = 10
 """So many ids of found items stand in the results."""
-
-NO_ADAPTER = "no adapter is measured"
 
 _log = get_logger(__name__)
 
@@ -82,30 +81,6 @@ def check_contamination(adapter: Path | None, sets: Mapping[str, EvaluationSet])
         "near_duplicates": NEAR,
         "sets": found,
     }
-
-
-def sentences(contamination: Mapping[str, Any]) -> list[str]:
-    """What a reader must know of it: what is flagged, and what was not checked."""
-    found = [
-        f"The adapter was trained on what it is measured on: {name} ({describe(of)})."
-        for name, of in contamination["sets"].items()
-        if of["flagged"]
-    ]
-    if contamination["status"] == "not checked" and contamination["reason"] != NO_ADAPTER:
-        found.append(f"Contamination was not checked: {contamination['reason']}.")
-    if contamination["status"] == "partly checked":
-        found.append(f"Contamination was checked in part: {contamination['reason']}.")
-    return found
-
-
-def describe(found: Mapping[str, Any]) -> str:
-    """What was found of a flagged set, in words."""
-    if "n" not in found:
-        return "its file was trained on"
-    parts = [f"{found['exact']} of {found['n']} requests word for word"] if found["exact"] else []
-    parts += [f"{found['near']} of {found['n']} nearly so"] if found["near"] else []
-    parts += ["its very file"] if found["same_file"] else []
-    return ", ".join(parts)
 
 
 def _same_file(of: EvaluationSet, training: TrainingData) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mmcb.evaluation.contamination.check import sentences
+from mmcb.evaluation.contamination.sentences import sentences
 from mmcb.evaluation.lm_eval.config import PAPER_METRICS
 from mmcb.evaluation.lm_eval.tasks import LoadedTask
 from mmcb.evaluation.metrics import Z_95

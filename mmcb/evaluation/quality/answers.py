@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from mmcb.evaluation.generate import GeneratorFactory, generate_missing, make_plan
@@ -57,36 +58,32 @@ def answer_all(
         out: folder of attempts.jsonl and generations.jsonl.
         make_generator: loads the model of a role, if it has work.
     """
-    attempts_path, path = out / "attempts.jsonl", out / "generations.jsonl"
-    answers: list[Answer] = []
     attempts: list[Attempt] = []
-    earlier: dict[tuple[str, str], tuple[str, ...]] = {
-        (role, question.id): () for role in weights for question in questions
-    }
-    for turn in range(max(len(question.turns) for question in questions)):
-        asked = {
-            (role, question.id): _attempt(question, role, turn, earlier[role, question.id], out)
-            for role in weights
-            for question in questions
-            if turn < len(question.turns) and len(earlier[role, question.id]) == turn
-        }
-        attempts += asked.values()
-        replace_records(attempts_path, attempts)
-        plan = make_plan(
-            list(asked.values()),
-            attempts_path=attempts_path,
-            fingerprints=weights,
-            sampling=sampling,
-        )
-        generate_missing(plan, generations_path=path, make_generator=make_generator)
-        found = {g.id: g for g in read_records(path, Generation)} if asked else {}
-        by_id = {question.id: question for question in questions}
-        for (role, name), attempt in asked.items():
-            before = earlier[role, name]
-            answer = Answer(by_id[name], role, turn, before, found[plan.ids[attempt.id]])
-            answers.append(answer)
-            if not answer.failed:
-                earlier[role, name] = (*before, answer.generation.text)
+    answers: list[Answer] = []
+    for role in weights:
+        # One load a role: its second turn waits for its first.
+        load = cache(make_generator)
+        before: dict[str, tuple[str, ...]] = {question.id: () for question in questions}
+        for turn in range(max(len(question.turns) for question in questions)):
+            asked = [q for q in questions if turn < len(q.turns) and len(before[q.id]) == turn]
+            made = [_attempt(question, role, turn, before[question.id], out) for question in asked]
+            attempts += made
+            replace_records(out / "attempts.jsonl", attempts)
+            plan = make_plan(
+                made,
+                attempts_path=out / "attempts.jsonl",
+                fingerprints={role: weights[role]},
+                sampling=sampling,
+            )
+            path = out / "generations.jsonl"
+            generate_missing(plan, generations_path=path, make_generator=load)
+            found = {g.id: g for g in read_records(path, Generation)}
+            for question, attempt in zip(asked, made, strict=True):
+                earlier = before[question.id]
+                answer = Answer(question, role, turn, earlier, found[plan.ids[attempt.id]])
+                answers.append(answer)
+                if not answer.failed:
+                    before[question.id] = (*earlier, answer.generation.text)
     return answers
 
 

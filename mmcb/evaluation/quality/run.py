@@ -15,8 +15,8 @@ from mmcb.evaluation.quality.config import QualityConfig
 from mmcb.evaluation.quality.grading import Grader
 from mmcb.evaluation.quality.questions import read_questions, set_name
 from mmcb.evaluation.quality.summary import summarize
-from mmcb.evaluation.weights import Roles, find_roles
-from mmcb.generation.factory import check_available, make_generator
+from mmcb.evaluation.weights import Roles, find_roles, require_judge
+from mmcb.generation.factory import make_generator
 from mmcb.generation.protocol import TextGenerator
 from mmcb.log import get_logger
 from mmcb.run_folder import RunDir
@@ -51,7 +51,7 @@ def measure_quality(
         max_new_tokens=config.judge_max_new_tokens,
     )
     if make_judge is None:
-        check_available(config.judge_engine, config.judge)
+        require_judge(config.judge_engine, config.judge)
     roles = find_roles(config.model, config.adapter, config.engine)
     out = output_folder(config)
     with RunDir.start(

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcb.evaluation.bootstrap import ratio_of_sums
-from mmcb.evaluation.contamination.check import sentences
+from mmcb.evaluation.contamination.sentences import sentences
 from mmcb.evaluation.quality.answers import Answer
 from mmcb.evaluation.quality.grading import Grade
 

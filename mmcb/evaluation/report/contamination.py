@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmcb.evaluation.contamination.check import describe, sentences
+from mmcb.evaluation.contamination.sentences import describe, sentences
 
 
 def warnings(results: Mapping[str, Any]) -> list[str]:

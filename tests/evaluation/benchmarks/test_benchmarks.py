@@ -133,6 +133,14 @@ def test_bad_input_is_one_sentence_with_its_place(
     assert not settings.out.exists()
 
 
+@pytest.mark.parametrize("name", ["mmlu", "bfcl", "mm-safetybench", "advbench"])
+def test_a_missing_source_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(
+        MmcbError, match=r"nowhere(\.csv)?: no such file|nowhere\.csv: No such file"
+    ):
+        read_benchmark(config(name, tmp_path / "nowhere.csv"))
+
+
 def test_missing_targets_and_pictures_are_named(tmp_path: Path) -> None:
     source = put(tmp_path / "x.csv", HARMBENCH)
     targets = put(tmp_path / "targets.json", {"zorch_dog": "Sure"})

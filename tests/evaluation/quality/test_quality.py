@@ -202,9 +202,14 @@ def test_both_models_are_compared_on_the_same_questions(
     adapter = training_run(tmp_path / "run", ["a1", "something else"])
     config = mt_bench(tmp_path, adapter=str(adapter))
     judge = Fake(lambda r: "[[6]]" if "defended" in r.messages[0].content else "[[8]]")
-    results = measure_quality(
-        config, make_answerer=lambda role: Fake(lambda r: role), make_judge=lambda: judge
-    )
+    made = []
+
+    def answerer(role: str) -> Fake:
+        made.append(role)
+        return Fake(lambda r: role)
+
+    results = measure_quality(config, make_answerer=answerer, make_judge=lambda: judge)
+    assert made == ["base", "defended"], "both turns of one load"
     assert results["models"]["base"]["score"]["value"] == 8.0
     assert results["change"] == {"value": -2.0, "n": 3, "low": -2.0, "high": -2.0}
     assert (
