@@ -112,9 +112,7 @@ def test_other_targets_are_the_slow_ones_too(
 
 
 @pytest.mark.parametrize("name", ["llava-1.5", *OTHER_DECODERS])
-def test_other_models_are_the_slow_ones_too(
-    data_folder, monkeypatch, tmp_path, name: str
-) -> None:
+def test_other_models_are_the_slow_ones_too(data_folder, monkeypatch, tmp_path, name: str) -> None:
     llava = name == "llava-1.5"
     folder = make_tiny_llava_1_5(tmp_path) if llava else make_other_decoder(tmp_path, name)
     loaded, recipe = _ready(
