@@ -168,9 +168,9 @@ OTHER_DECODERS: dict[str, dict[str, Any]] = {
 """Decoders in no row of the table, or unlike their row's, and what is particular about them."""
 
 
-def make_other_decoder(folder: Path, name: str) -> Path:
+def make_other_decoder(folder: Path, name: str, **changes: Any) -> Path:
     """Write a random model of `OTHER_DECODERS`, of 6 blocks, to `folder`; returns it."""
-    settings = {"model_type": name, "num_key_value_heads": 1, **OTHER_DECODERS[name]}
+    settings = {"model_type": name, "num_key_value_heads": 1, **OTHER_DECODERS[name], **changes}
     return make_tiny_llm(folder, num_blocks=6, **settings)
 
 

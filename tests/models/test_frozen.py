@@ -14,6 +14,7 @@ from mmcb.errors import MmcbError
 from mmcb.models.frozen import KeysValues, check_frozen, run_frozen
 from mmcb.models.frozen_ops import _RMSNorm, _Rotation
 from mmcb.models.loading import LoadedModel, load_model
+from tests.tiny_models import make_other_decoder
 
 BLOCKS = 8
 
@@ -198,3 +199,10 @@ def test_a_decoder_unlike_llamas_is_refused(llm_folder: Path) -> None:
         loaded.decoder.layers[2].input_layernorm = norm
         with pytest.raises(MmcbError, match="not like Llama's"):
             check_frozen(loaded)
+
+
+def test_kinds_of_attention_that_twelve_tokens_cannot_show_are_refused(tmp_path: Path) -> None:
+    """Qwen2 with a window of 32 in its last blocks alone: one window for all would be wrong."""
+    folder = make_other_decoder(tmp_path, "qwen2-windows", sliding_window=32)
+    with pytest.raises(MmcbError, match="not like Llama's"):
+        check_frozen(load_model(str(folder), device="cpu"))

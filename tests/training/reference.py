@@ -123,7 +123,9 @@ def _both_passes(
     if example.image is not None:
         assert pixels is not None
         views, size = pixels(example.image)
-        inputs |= {"pixel_values": views[None].double(), "image_sizes": size[None]}
+        inputs["pixel_values"] = views[None].double()
+        if views.ndim == 4:  # several views: the model must know how they were cut
+            inputs["image_sizes"] = size[None]
     adapted = loaded.model(**inputs, output_hidden_states=True, use_cache=False)
     with torch.no_grad(), loaded.adapter_disabled():
         frozen = loaded.model(**inputs, output_hidden_states=True, use_cache=False)

@@ -22,6 +22,7 @@ from mmcb.training.trainer import read_metrics
 from tests.tiny_models import (
     OTHER_DECODERS,
     make_other_decoder,
+    make_tiny_llava_1_5,
     make_tiny_llm,
     make_tiny_vlm,
 )
@@ -54,7 +55,8 @@ def _adapted_blocks(run: Path) -> set[int]:
 def test_every_recipe_runs(name: str, data_folder: Path, tmp_path: Path) -> None:
     family = FAMILIES[name]
     if family.kind == "vlm":
-        folder = make_tiny_vlm(tmp_path / "model", num_blocks=family.num_blocks)
+        make = make_tiny_llava_1_5 if name == "llava-1.5" else make_tiny_vlm
+        folder = make(tmp_path / "model", num_blocks=family.num_blocks)
     else:
         folder = make_tiny_llm(
             tmp_path / "model", model_type=family.config_model_type, num_blocks=family.num_blocks
@@ -128,6 +130,8 @@ def test_fused_maps_are_adapted() -> None:
     ("model_type", "reason"),
     [
         ("qwen2_vl", "vision-language model"),
+        ("smolvlm", "vision-language model"),
+        ("gemma3", "vision-language model"),
         ("gpt2", "no Llama-like decoder"),
         ("bert-of-mine", "neither mmcb nor transformers"),
     ],

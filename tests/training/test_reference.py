@@ -15,7 +15,7 @@ from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter, add_adapter
 from mmcb.training.schedule import Weights
 from mmcb.training.targets import reroute_targets
-from tests.tiny_models import OTHER_DECODERS, make_other_decoder
+from tests.tiny_models import OTHER_DECODERS, make_other_decoder, make_tiny_llava_1_5
 from tests.training.helpers import KINDS, Load, encoded, tiny_recipe
 from tests.training.reference import (
     gradients,
@@ -111,11 +111,10 @@ def test_other_targets_are_the_slow_ones_too(
     _compare(loaded, recipe, rerouter, examples, targets=targets)
 
 
-@pytest.mark.parametrize("name", OTHER_DECODERS)
-def test_other_decoders_are_the_slow_ones_too(
-    data_folder, monkeypatch, tmp_path, name: str
-) -> None:
-    folder = make_other_decoder(tmp_path, name)
+@pytest.mark.parametrize("name", ["llava-1.5", *OTHER_DECODERS])
+def test_other_models_are_the_slow_ones_too(data_folder, monkeypatch, tmp_path, name: str) -> None:
+    llava = name == "llava-1.5"
+    folder = make_tiny_llava_1_5(tmp_path) if llava else make_other_decoder(tmp_path, name)
     loaded, recipe = _ready(
         lambda *_, **how: load_model(str(folder), **how), "llm", monkeypatch, lora_layers=(1, 3)
     )
