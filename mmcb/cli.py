@@ -26,6 +26,10 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 EXIT_BROKEN_PIPE = 141
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
+"""What a place where the user wants something written may answer: no leave, or it is no folder."""
+
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
@@ -41,8 +45,8 @@ def run_command(
 ) -> None:
     """Read the command line into a config and run `main` on it.
 
-    A `MmcbError` or a full disk ends the program with one sentence and code 2, Ctrl-C with 130.
-    Anything else is a bug and keeps its traceback (code 1).
+    A `MmcbError` ends the program with one sentence and code 2, as does a place that cannot be
+    written; Ctrl-C ends it with 130. Anything else is a bug and keeps its traceback (code 1).
 
     Args:
         config_type: The command's settings.
@@ -73,10 +77,10 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_BROKEN_PIPE)
     except (OSError, sqlite3.OperationalError) as error:
-        full = _disk_full(error)
-        if full is None:
+        trouble = _trouble_of_place(error)
+        if trouble is None:
             raise
-        print_error(full)
+        print_error(trouble)
         sys.exit(EXIT_USER_ERROR)
     except KeyboardInterrupt:
         _print("interrupted; the same command goes on from here")
@@ -130,13 +134,17 @@ def print_error(error: MmcbError) -> None:
         _print(f"hint: {error.hint}")
 
 
-def _disk_full(error: OSError | sqlite3.OperationalError) -> MmcbError | None:
-    """The sentence for a disk without room; None for any other trouble."""
+def _trouble_of_place(error: OSError | sqlite3.OperationalError) -> MmcbError | None:
+    """The sentence for a place without room, or closed to us; None for any other trouble."""
     if isinstance(error, sqlite3.OperationalError):
         if error.sqlite_errorcode != sqlite3.SQLITE_FULL:
             return None
         where = "the folder for temporary files (SQLITE_TMPDIR names another)"
-    elif error.errno in (errno.ENOSPC, errno.EDQUOT):
+    elif error.errno in _CLOSED and error.filename is not None:
+        return MmcbError(
+            f"cannot write to {error.filename}: {error.strerror}", hint="give another place (--out)"
+        )
+    elif error.errno in _FULL:
         where = str(error.filename or "the folder that this command writes to")
     else:
         return None

@@ -10,6 +10,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -21,34 +22,21 @@ from mmcb.config import Config
 from mmcb.errors import MmcbError
 from mmcb.hardware import describe_hardware
 from mmcb.log import is_main_process
-from mmcb.store import file_hash, write_atomic
+from mmcb.store import file_hash, locked, write_atomic
 
 PACKAGES = ("torch", "transformers", "peft", "torchvision", "pillow", "numpy")
 # Of a folder given as an input these files are hashed whole; of the rest (images) name and size.
 HASHED_SUFFIXES = (".json", ".jsonl", ".safetensors")
-_OWN_KEYS = frozenset(
-    {
-        "version",
-        "command",
-        "status",
-        "started",
-        "finished",
-        "resumed",
-        "error",
-        "argv",
-        "config",
-        "inputs",
-        "versions",
-        "python",
-        "platform",
-        "hardware",
-        "git",
-    }
-)
+_OWN_KEYS = frozenset({
+    "version", "command", "status", "started", "finished", "resumed", "error", "argv", "config",
+    "inputs", "versions", "python", "platform", "hardware", "git",
+})  # fmt: skip
 
 
 class RunDir:
-    """One run's folder, made by `RunDir.start`. As a context manager it records how the run ended.
+    """One run's folder, made by `RunDir.start`, and closed to other processes until it ends.
+
+    As a context manager it records how the run ended.
 
     Attributes:
         path: The folder.
@@ -61,6 +49,7 @@ class RunDir:
         self.path = path
         self.previous_status = previous_status
         self._manifest = manifest
+        self._held = ExitStack()
 
     @classmethod
     def start(
@@ -82,29 +71,31 @@ class RunDir:
             may_change: Settings that a resumed run may change, such as `batch_size`.
 
         Raises:
-            MmcbError: If an input is missing, or the folder holds a run of another command, other
-                settings or other inputs.
+            MmcbError: If an input is missing, another process works in the folder, or it holds a
+                run of another command, other settings or other inputs.
         """
         path = Path(path)
         hashes = {
             name: {"path": str(source), "sha256": _input_hash(Path(source))}
             for name, source in (inputs or {}).items()
         }
-        settings = config.model_dump(mode="json")
-        manifest = _new_manifest(command, settings, hashes)
-        previous_status = None
-        if (path / "manifest.json").exists():
-            old = read_manifest(path)
-            _check_same_run(path, old, manifest, may_change=may_change)
-            previous_status = str(old["status"])
-            manifest = {**old, **manifest, "started": old["started"]}
-            manifest["resumed"] = [*old["resumed"], _now()]
-            manifest.pop("error", None)
-        run = cls(path, manifest, previous_status=previous_status)
-        if is_main_process():
-            path.mkdir(parents=True, exist_ok=True)
-            write_atomic(path / "config.json", config.model_dump_json(indent=2) + "\n")
-        run._write()
+        manifest = _new_manifest(command, config.model_dump(mode="json"), hashes)
+        with ExitStack() as held:
+            if is_main_process():
+                held.enter_context(locked(path))
+            previous_status = None
+            if (path / "manifest.json").exists():
+                old = read_manifest(path)
+                _check_same_run(path, old, manifest, may_change=may_change)
+                previous_status = str(old["status"])
+                manifest = {**old, **manifest, "started": old["started"]}
+                manifest["resumed"] = [*old["resumed"], _now()]
+                manifest.pop("error", None)
+            run = cls(path, manifest, previous_status=previous_status)
+            if is_main_process():
+                write_atomic(path / "config.json", config.model_dump_json(indent=2) + "\n")
+            run._write()
+            run._held = held.pop_all()
         return run
 
     def file(self, name: str) -> Path:
@@ -150,6 +141,11 @@ class RunDir:
         self._manifest["finished"] = _now()
         self._manifest["hardware"] = describe_hardware()
         self._write()
+        self._held.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the lock: another process that is sent the run does not hold it."""
+        return {**self.__dict__, "_held": ExitStack()}
 
     def _write(self) -> None:
         if is_main_process():

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -236,6 +236,38 @@ def replace_records(path: Path, records: Iterable[Record]) -> None:
     with replacing(path) as file:
         for record in records:
             file.write(record.model_dump_json().encode() + b"\n")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Make a folder and keep other processes of mmcb out of it; a kill frees it.
+
+    Raises:
+        MmcbError: It cannot be made, or another process is working in it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)  # the folder itself: no file that is left behind
+    except OSError as error:
+        raise MmcbError(
+            f"cannot write to the folder {folder}: {error.strerror}", hint="give another --out"
+        ) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise MmcbError(
+            f"another process is working in {folder}",
+            hint="wait for it to end, or give this command another --out",
+        ) from None
+    except OSError:
+        pass  # a file system without such locks
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # by hand, as above: a process forked meanwhile holds a copy
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
 
 
 def file_hash(path: Path) -> str:

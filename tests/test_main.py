@@ -165,6 +165,11 @@ def full_database() -> sqlite3.OperationalError:
         (OSError(errno.ENOSPC, "No space left"), 2, "error: the disk is full: there is no room"),
         (full_database(), 2, "error: the disk is full: there is no room left in the folder for te"),
         (KeyboardInterrupt(), 130, "interrupted"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            2,
+            "error: cannot write to /x: ",
+        ),
     ],
 )
 def test_exit_codes(
@@ -194,10 +199,11 @@ def test_a_reader_that_stops_early_is_no_error() -> None:
     assert process.returncode == EXIT_BROKEN_PIPE
 
 
-def test_our_own_bugs_keep_their_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("bug", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "gone")])
+def test_our_own_bugs_keep_their_traceback(bug: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["made-up"])
-    with pytest.raises(ZeroDivisionError):
-        run_command(Settings, stop_with(ZeroDivisionError()), prog="made-up", description="")
+    with pytest.raises(type(bug)):
+        run_command(Settings, stop_with(bug), prog="made-up", description="")
 
 
 def test_a_preset_that_fails_is_a_user_error(

@@ -1,6 +1,7 @@
 """A run's folder: what the manifest says at every ending, resuming, finding the newest."""
 
 import json
+import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from mmcb import run_folder as runs
 from mmcb.config import Config
 from mmcb.errors import MmcbError
 from mmcb.run_folder import RunDir, git_state, newest_run, read_manifest
+from mmcb.store import locked
 
 
 class Settings(Config):
@@ -134,6 +136,20 @@ def test_changed_inputs_are_noticed(tmp_path: Path) -> None:
             tmp_path / "b", command="x", config=Settings(), inputs={"data": tmp_path / "gone"}
         )
     assert not (tmp_path / "b").exists()
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    with start(path) as run:
+        before = (path / "manifest.json").read_bytes()
+        with pytest.raises(MmcbError, match="another process is working in"):
+            start(path)
+        assert (path / "manifest.json").read_bytes() == before
+        sent = pickle.loads(pickle.dumps(run))
+    assert start(path).previous_status == "complete"
+    with locked(path), pytest.raises(MmcbError, match="another process"):
+        start(path)
+    assert sent.path == path
 
 
 def test_notes_do_not_hide_the_manifests_own_keys(tmp_path: Path) -> None:

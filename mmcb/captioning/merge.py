@@ -14,7 +14,7 @@ from mmcb.records import Caption, Record
 from mmcb.run_folder import RunDir, read_manifest
 from mmcb.store import relative_image, replace_records, resolve_image
 
-_AGAIN = "run its `mmcb captioning --shard` command again, and let it end"
+_AGAIN = "run its `python -m mmcb.captioning --shard` command again, and let it end"
 _log = get_logger(__name__)
 
 
@@ -88,7 +88,7 @@ def _find(folder: Path) -> list[_Shard]:
     if not shards:
         raise MmcbError(
             f"no shards in {folder / SHARDS}",
-            hint="make them: mmcb captioning --shard 1/2, mmcb captioning --shard 2/2",
+            hint="make them with `python -m mmcb.captioning --shard 1/2`, then `--shard 2/2`",
         )
     return sorted(shards, key=lambda shard: shard.number)
 

@@ -48,14 +48,17 @@ def image_folders(
     Args:
         root: The COCO folder.
         splits: Folders to take, in this order; by default train*, val*, then unnamed ones.
-        hint: What to do when there is no such folder.
+        hint: A command that needs no such folder, to be told when it is not there.
 
     Raises:
         MmcbError: The folder or a split is missing, or there is no folder of images.
     """
     root = Path(root)
     if not root.is_dir():
-        raise MmcbError(f"no COCO folder at {root}", hint=hint)
+        get = "`python -m mmcb.coco.download --split val2017` gets COCO"
+        raise MmcbError(
+            f"no COCO folder at {root}", hint=get if hint is None else f"{get}; without: {hint}"
+        )
     folders = _all_folders(root)
     if not folders:
         raise MmcbError(

@@ -68,7 +68,10 @@ def find_runs(root: Path) -> list[Run]:
         MmcbError: there is no such folder.
     """
     if not root.is_dir():
-        raise MmcbError(f"{root}: there is no such folder", hint="name the folder of your runs")
+        raise MmcbError(
+            f"no folder of runs at {root}",
+            hint="name it, or make a first run: python -m mmcb.demo",
+        )
     return sorted(_runs(root), key=lambda run: (run.started, str(run.path)), reverse=True)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 from array import array
@@ -186,28 +185,3 @@ def cut_metrics(path: Path, *, step: int) -> None:
         except ValueError:
             break  # torn by a kill
     write_atomic(path, "".join(kept))
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder; a kill frees it.
-
-    Raises:
-        MmcbError: another process is at work there, or it cannot be written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise MmcbError(
-            f"cannot write to the run's folder: {error}", hint="give another --out"
-        ) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise MmcbError(
-                f"another process is training in {folder}",
-                hint="wait for it, or give another --out",
-            ) from error
-        yield

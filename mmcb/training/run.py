@@ -17,7 +17,7 @@ from mmcb.models.loading import LoadedModel, load_model
 from mmcb.models.locate import check_model, locate
 from mmcb.run_folder import RunDir, newest_run, read_manifest, timestamp
 from mmcb.store import file_hash, write_atomic
-from mmcb.training.checkpoints import cut_metrics, locked, step_of
+from mmcb.training.checkpoints import cut_metrics, step_of
 from mmcb.training.config import TrainingConfig
 from mmcb.training.examples import ExampleSet, check_examples, encode_examples
 from mmcb.training.mixing import Drawn, Part, mix, read_sets
@@ -229,12 +229,11 @@ def _note_sources(run: RunDir, parts: Sequence[Part]) -> None:
 def _opened_run(
     config: TrainingConfig, inputs: Mapping[str, Path], *, runs: Path, stack: ExitStack
 ) -> RunDir:
-    """The run's folder, begun or gone on with, and locked until the stack is closed."""
+    """The run's folder, begun or gone on with; the stack ends it."""
     out = config.out or _unfinished(config, inputs, runs) or _fresh(config, runs)
-    stack.enter_context(locked(out))
-    stack.enter_context(OutputsAtEnd(out))
     may_change = _may_change(config, out)
     run = RunDir.start(out, command="training", config=config, inputs=inputs, may_change=may_change)
+    stack.enter_context(OutputsAtEnd(out))
     return stack.enter_context(run)
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 
 from mmcb.errors import MmcbError
 from mmcb.run_folder import read_manifest
+from mmcb.store import locked
 from mmcb.training.batches import PixelCache
-from mmcb.training.checkpoints import locked
 from mmcb.training.objective import step_totals
 from mmcb.training.processes import accelerator_of
 from mmcb.training.reroute import Rerouter, add_adapter
@@ -189,7 +189,7 @@ def test_the_rate_of_a_start_is_measured_once_for_all(runs: Runs) -> None:
 
 
 def test_all_processes_hear_of_an_error(runs: Runs) -> None:
-    assert all("another process is training in" in told for told in runs.told("busy"))
+    assert all("another process is working in" in told for told in runs.told("busy"))
     assert all("3 batches a step cannot be shared" in told for told in runs.told("compat-odd"))
 
 

@@ -17,9 +17,10 @@ from safetensors.torch import load_file, save_file
 from mmcb.errors import MmcbError
 from mmcb.models.loading import load_model
 from mmcb.run_folder import read_manifest
+from mmcb.store import locked
 from mmcb.training import stepper as stepper_module
 from mmcb.training import trainer as trainer_module
-from mmcb.training.checkpoints import cut_metrics, locked
+from mmcb.training.checkpoints import cut_metrics
 from mmcb.training.config import TrainingConfig
 from mmcb.training.recipes import read_recipe
 from mmcb.training.run import _unfinished, train
@@ -245,7 +246,7 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(
     config: TrainingConfig, tmp_path: Path
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(MmcbError, match="cannot write to the run's folder"):
+    with pytest.raises(MmcbError, match="cannot write to the folder"):
         train(config.model_copy(update={"out": tmp_path / "file" / "run"}))
 
 
