@@ -135,7 +135,10 @@ def _check_alone(shard: _Shard) -> None:
     """Every image of a shard has a caption or a reason why not, and nothing stands twice."""
     path = shard.captions.path
     if shard.captions.repeated:
-        raise MmcbError(f"{path} holds {shard.captions.repeated} captions twice", hint=_AGAIN)
+        raise MmcbError(
+            f"{path} holds {shard.captions.repeated} captions twice",
+            hint="delete one of each, or the shard's folder, and caption it again",
+        )
     captioned = sum(1 for _ in shard.captions.images())
     # A note on a captioned image says that it was converted.
     skipped = sum(not shard.captions.has_image(image) for image in shard.notes.images())

@@ -1,5 +1,6 @@
 """What captioning leaves behind, and what is told of it."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
@@ -12,7 +13,7 @@ from mmcb.log import format_seconds, get_logger
 from mmcb.record_index import RecordIndex
 from mmcb.records import Caption
 from mmcb.run_folder import RunDir
-from mmcb.store import relative_image
+from mmcb.store import relative_image, resolve_image
 
 HUMAN = "coco"
 """The generator's name in the provenance of human captions."""
@@ -150,7 +151,8 @@ def _tell_images(
 
 def _name(result: Captioned, status: Status, count: int) -> None:
     for note in islice(result.notes(status), _NAMES_SHOWN):
-        _log.info("%s %s: %s", note.status, note.image, note.reason)
+        image = os.path.relpath(resolve_image(result.path, note.image))
+        _log.info("%s %s: %s", note.status, image, note.reason)
     if count > _NAMES_SHOWN:
         path = result.path.with_name("skipped.jsonl")
         _log.info("... and %d more %s, all in %s", count - _NAMES_SHOWN, status, path)

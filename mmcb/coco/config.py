@@ -1,12 +1,16 @@
-"""Settings of `python -m mmcb.coco.download`."""
+"""Settings of `python -m mmcb.coco.download`, and those of all work on a COCO folder's images."""
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from mmcb.coco.archives import BASE_URL
 from mmcb.config import Config
+
+DATA_ROOT = Path("data/synthesis")
+"""Where what is made from a COCO folder goes: one folder for each, by its name."""
 
 SplitName = Literal["train2017", "val2017", "test2017", "train2014", "val2014", "test2014"]
 
@@ -52,3 +56,53 @@ class DownloadConfig(Config):
     def digests(self) -> dict[str, str]:
         """The digests given, by the archive's name."""
         return {text.rpartition("=")[0]: text.rpartition("=")[2].lower() for text in self.checksum}
+
+
+def output_folder(coco_root: Path, out: Path | None) -> Path:
+    """The folder that captions and sets are written to: `out`, or the COCO folder's own."""
+    if out is not None:
+        return out
+    # abspath: `.` and `..` have a name too.
+    return DATA_ROOT / (Path(os.path.abspath(coco_root)).name or "coco")
+
+
+class ImagesConfig(Config):
+    """Which images of a COCO folder are taken, and who captions them."""
+
+    coco_root: Path = Path("data/coco")
+    """COCO folder: train2017, val2017, images... with images, and annotations/ if there are any."""
+
+    out: Path | None = None
+    """Folder for what is made (default: data/synthesis/NAME of the COCO folder)."""
+
+    source: Literal["model", "coco"] = "model"
+    """Who captions what has no caption yet: --model, or the people who annotated COCO."""
+
+    splits: tuple[str, ...] | None = None
+    """Image folders to take, in this order (default: train*, val*, images; never test*)."""
+
+    num_images: int | None = Field(default=5000, ge=1)
+    """Take so many images, chosen so that COCO's categories are covered evenly; None for all. A
+    larger number takes the same images and more."""
+
+    licenses: tuple[str, ...] | None = None
+    """Take only images under these licences, by COCO's numbers or names: 4 5 "Attribution License"
+    (default: all)."""
+
+    captions_per_image: int = Field(default=1, ge=1)
+    """Human captions to take of each image (COCO has five); a model writes one."""
+
+    seed: int = 0
+    """Decides whatever is left to chance, such as which of the images that serve the categories
+    equally are taken."""
+
+    @model_validator(mode="after")
+    def _one_caption_from_a_model(self) -> Self:
+        if self.source == "model" and self.captions_per_image > 1:
+            raise ValueError("captions_per_image above 1 needs --source coco")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """Where everything is written."""
+        return output_folder(self.coco_root, self.out)

@@ -23,21 +23,15 @@ def _run(config: SynthesisConfig) -> None:
     # judge; the stages know only each other's files. (The exceptions stand in pyproject.toml.)
     from mmcb.captioning.caption import caption_images
     from mmcb.captioning.config import CaptioningConfig
+    from mmcb.coco.config import ImagesConfig
     from mmcb.coco.folder import image_folders
     from mmcb.synthesis.pipeline import start_run, synthesize
 
     image_folders(config.coco_root, splits=config.splits, hint=MINIATURE)
     sees = _check_models(config)
     captioning = CaptioningConfig(
-        coco_root=config.coco_root,
-        source=config.source,
+        **{name: getattr(config, name) for name in ImagesConfig.model_fields},
         model=config.model,
-        out=config.folder,
-        splits=config.splits,
-        num_images=config.num_images,
-        seed=config.seed,
-        licenses=config.licenses,
-        captions_per_image=config.captions_per_image,
         prompt=config.caption_prompt,
         max_new_tokens=config.caption_max_new_tokens,
         batch_size=config.batch_size,

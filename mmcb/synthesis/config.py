@@ -1,53 +1,28 @@
 """Settings of `python -m mmcb.synthesis`. No torch: `--help` answers at once."""
 
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
-from mmcb.config import Config, UnitFraction
+from mmcb.coco.config import ImagesConfig
+from mmcb.config import UnitFraction
 from mmcb.curation.config import FilterConfig, OverlapConfig
 from mmcb.generation.config import EngineConfig, EngineFlags
 from mmcb.models.families import FAMILIES
-
-DATA_ROOT = Path("data/synthesis")
-"""Where the sets go by default: one folder for each COCO folder, by its name."""
 
 TINY_WRITER = "tiny-mistral"
 """The writer that ships with mmcb; it writes about the miniature world's invented words."""
 
 
-class WritingConfig(Config):
+class WritingConfig(ImagesConfig):
     """What is written, from which images, by whom."""
-
-    coco_root: Path = Path("data/coco")
-    """COCO folder: train2017, val2017, images... with images, and annotations/ if there are any."""
 
     model: str = "llava-next"
     """The model to defend: captions the images, and refuses for the retain set."""
 
     writer: str = "cognitivecomputations/dolphin-2.8-mistral-7b-v02"
     """Uncensored language model that writes queries and completions."""
-
-    out: Path | None = None
-    """Folder for the sets (default: data/synthesis/NAME of the COCO folder)."""
-
-    source: Literal["model", "coco"] = "model"
-    """Who captions what has no caption yet: --model, or the people who annotated COCO."""
-
-    splits: tuple[str, ...] | None = None
-    """Image folders to take, in this order (default: train*, val*, images; never test*)."""
-
-    num_images: int | None = Field(default=5000, ge=1)
-    """Take so many images, chosen so that COCO's categories are covered evenly; None for all (the
-    published text set has 4,994 pairs)."""
-
-    licenses: tuple[str, ...] | None = None
-    """Take only images under these licences, by COCO's numbers or names (default: all)."""
-
-    captions_per_image: int = Field(default=1, ge=1)
-    """Human captions to take of each image (COCO has five); a model writes one."""
 
     caption_prompt: str = Field(default="Describe this image in detail.", min_length=1)
     """What the model is asked about each image, and the prompt of the retain set's captions."""
@@ -115,9 +90,6 @@ class WritingConfig(Config):
     batch_size: int = Field(default=16, ge=1)
     """Texts written at once."""
 
-    seed: int = 0
-    """Seed of which images are taken, the split, the categories and the writer's sampling."""
-
     parquet: bool = False
     """Write the sets as Parquet too, with the images in it."""
 
@@ -126,14 +98,6 @@ class WritingConfig(Config):
 
     engine: EngineFlags = EngineConfig()
     """What runs the models."""
-
-    @property
-    def folder(self) -> Path:
-        """Where everything is written."""
-        if self.out is not None:
-            return self.out
-        # abspath: `.` and `..` have a name too.
-        return DATA_ROOT / (Path(os.path.abspath(self.coco_root)).name or "coco")
 
     @property
     def taxonomy_name(self) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from mmcb.curation.config import FilterConfig, OverlapConfig
 from mmcb.curation.grounding import content_words, is_grounded
@@ -242,3 +243,5 @@ def test_config(tmp_path: Path) -> None:
     (tmp_path / "instructions.jsonl").write_text("")
     assert SynthesisConfig(coco_root=tmp_path).instructions_file == tmp_path / "instructions.jsonl"
     assert json.loads(tiny.model_dump_json())["text_fraction"] == 0.3
+    with pytest.raises(ValidationError, match="needs --source coco"):  # not after the models load
+        SynthesisConfig(captions_per_image=2)
