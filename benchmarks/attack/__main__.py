@@ -189,5 +189,10 @@ def _measure(
     )
 
 
+def _step_all(references: Sequence[PlainLoop]) -> None:
+    for one in references:
+        one.step()
+
+
 if __name__ == "__main__":
     main()
