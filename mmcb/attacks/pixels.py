@@ -105,9 +105,7 @@ class PixelSpace:
         Raises:
             RuntimeError: the picture is outside the ball, which would be a bug of ours.
         """
-        off = int(self.ball.distance(picture[None], self.clean[row : row + 1].cpu()))
-        if off > self.ball.radius:
-            raise RuntimeError(f"saved picture is {off} levels off, allowed {self.ball.radius}")
+        _check_ball(self.ball, picture, self.clean[row].cpu())
 
 
 class PatchSpace:
@@ -203,12 +201,15 @@ class PatchSpace:
         return to_levels(self.realize(parameters, rows, saved))
 
     def check_saved(self, picture: UInt8[Tensor, "3 H W"], row: int) -> None:
-        """Assert that nothing changed but one rectangle of the patch's size.
+        """Assert that nothing changed but one rectangle of the patch's size, within the ball.
 
         Raises:
             RuntimeError: more changed, which would be a bug of ours.
         """
-        changed = (picture != self.clean[row].cpu()).any(dim=0)
+        clean = self.clean[row].cpu()
+        if not self.moving:
+            _check_ball(self.ball, picture, clean)
+        changed = (picture != clean).any(dim=0)
         for axis, allowed in enumerate(self.size):
             at = changed.any(dim=1 - axis).nonzero()
             if len(at) and int(at.max() - at.min()) >= allowed:
@@ -222,6 +223,12 @@ def random_place(
     top = torch.randint(0, image[0] - size[0] + 1, (), generator=generator)
     left = torch.randint(0, image[1] - size[1] + 1, (), generator=generator)
     return int(top), int(left)
+
+
+def _check_ball(ball: PixelBall, picture: Tensor, clean: Tensor) -> None:
+    off = int(ball.distance(picture[None], clean[None]))
+    if off > ball.radius:
+        raise RuntimeError(f"saved picture is {off} levels off, allowed {ball.radius}")
 
 
 def _cut(image: Tensor, at: tuple[int, int], size: tuple[int, int]) -> Tensor:

@@ -194,7 +194,8 @@ def load_behaviors(
     aimless = [behavior.id for behavior in behaviors if not behavior.target.strip()]
     if aimless and needs_target:
         raise MmcbError(
-            f"{path}: {len(aimless)} behaviors have no target to aim at, such as {aimless[0]}",
+            f"{path}: behavior {aimless[0]} has no target to aim at "
+            f"({len(aimless)} of {len(behaviors)} have none)",
             hint="write into `target` how the answer is to begin",
         )
     return behaviors

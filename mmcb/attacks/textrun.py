@@ -14,6 +14,7 @@ from mmcb.attacks.slotted import SlotRow
 from mmcb.attacks.start import start_run
 from mmcb.attacks.targets import Label, load_behaviors, locate_targets
 from mmcb.errors import MmcbError
+from mmcb.generation.images import image_size
 from mmcb.models.loading import LoadedModel, load_model
 from mmcb.records import AttackName, Behavior
 from mmcb.store import resolve_image
@@ -97,7 +98,7 @@ def read_subjects(
         needs_targets: whether a behavior without one is an error.
 
     Raises:
-        MmcbError: a line is no behavior, none is left, a picture or a target is missing.
+        MmcbError: a line is no behavior, none is left, a target is missing, a picture is no good.
     """
     behaviors = load_behaviors(path, needs_target=needs_targets)
     kept = [one for one in behaviors if config.images or one.image is None]
@@ -108,8 +109,8 @@ def read_subjects(
     subjects = []
     for one in kept[: config.num_behaviors]:
         image = None if one.image is None else resolve_image(path, one.image)
-        if image is not None and not image.is_file():
-            raise MmcbError(f"{path}: behavior {one.id}: there is no picture {image}")
+        if image is not None:
+            image_size(image)  # bad pictures are told now, not after hours
         aimed = one.model_copy(update={"target": one.target + target_suffix})
         subjects.append(TextSubject(aimed, image))
     return subjects

@@ -66,6 +66,27 @@ def test_finds_a_planted_trigger(llm: LoadedModel) -> None:
     assert search.best_loss <= 1e-6 < search.curve[0]
 
 
+def test_a_loss_that_is_no_number_is_never_chosen() -> None:
+    class Broken(Planted):
+        def losses(self, candidates: Tensor) -> Tensor:
+            return super().losses(candidates) + float("nan")
+
+    words = torch.eye(5)
+    start = torch.tensor([1, 2])
+    search = GreedyCoordinateGradient(
+        GCGSettings(steps=2, search_width=4, top_k=3),
+        start=start,
+        loss=Broken(torch.tensor([3, 4]), words),
+        allowed=torch.ones(5, dtype=torch.bool),
+        survives=lambda candidates: [True] * len(candidates),
+        name="broken",
+    )
+    search.step()
+    report = search.step()
+    assert report.mean_loss == search.best_loss == 4.0
+    assert torch.equal(search.ids, start)
+
+
 def test_candidates_last_as_text_and_are_allowed(llm: LoadedModel) -> None:
     text, allowed = slot_text(llm), allowed_tokens(llm, ascii_only=True)
     specials = torch.tensor(llm.tokenizer.all_special_ids)

@@ -118,7 +118,7 @@ def test_universal_picture_is_tested_on_behaviors_it_was_not_made_with(
 
 def test_responses_train_without_a_request(world: Path, tmp_path: Path) -> None:
     file = tmp_path / "responses.txt"
-    file.write_text("to zorch it , first grab it\n\nthen twist it\nand zorch on\n")
+    file.write_text("to zorch it , first grab it\n\nthen twist it\nand zorch on\n" * 2)
     behaviors = list(read_records(world / "behaviors.jsonl", Behavior))
     config = ImageHijackConfig(universal=True, target="responses", responses=file)
     roles = assign_roles(config, behaviors)
@@ -224,6 +224,33 @@ def test_too_few_behaviors_for_a_universal_picture(world: Path) -> None:
     behaviors = list(read_records(world / "behaviors.jsonl", Behavior))[:2]
     with pytest.raises(MmcbError, match="too few"):
         assign_roles(ImageHijackConfig(universal=True), behaviors)
+
+
+def test_what_is_tested_is_neither_trained_on_nor_chosen_by_under_another_id() -> None:
+    def behavior(index: int) -> Behavior:
+        verb, prompt = f"zorch {index % 8}", f"how do i {index % 8} ?" + " now" * (index >= 24)
+        return Behavior(
+            id=f"b{index}", prompt=prompt, target=verb, category="zorching", split="train"
+        )
+
+    # Eight requests, each with three pictures; and all of them once more in other words.
+    behaviors = [behavior(index) for index in range(32)]
+    roles = assign_roles(ImageHijackConfig(universal=True), behaviors)
+    parts = [set(roles.train), set(roles.validation), {(b.prompt, b.target) for b in roles.test}]
+    assert sum(len(part) for part in parts) == len(set().union(*parts)) == 16
+    assert [len(roles.train), len(roles.validation), len(roles.test)] == [8, 3, 5]
+    silent = assign_roles(ImageHijackConfig(universal=True, target="responses"), behaviors)
+    parts = [{pair.target for pair in pairs} for pairs in (silent.train, silent.validation)]
+    parts.append({behavior.target for behavior in silent.test})
+    assert sum(len(part) for part in parts) == len(set().union(*parts)) == 8
+
+
+def test_an_adaptive_attack_must_know_the_layers(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmcb.attacks.image_hijack.run.rerouted_layers", lambda *_: ())
+    with pytest.raises(MmcbError, match="which layers were rerouted"):
+        run(world, tmp_path / "run", objective="adaptive")
 
 
 def test_preset_flags_and_files_in_their_order(tmp_path: Path) -> None:

@@ -91,6 +91,10 @@ def test_the_ball_is_around_what_is_under_the_patch() -> None:
     far = space.project(torch.ones(2, 3, 6, 7), ROWS)
     pasted = to_levels(space.realize(far, ROWS, now()))
     assert int((pasted.int() - clean().int()).abs().max()) <= 8
+    space.check_saved(pasted[0], 0)
+    pasted[0, 0, 2, 3] = clean()[0, 0, 2, 3] ^ 128
+    with pytest.raises(RuntimeError, match="levels off"):
+        space.check_saved(pasted[0], 0)
 
 
 def test_a_patch_has_a_gradient_only_where_it_is() -> None:

@@ -159,7 +159,9 @@ class GreedyCoordinateGradient:
         if len(candidates):
             losses = self._loss.losses(candidates)
             self._thirds += len(candidates)
-            self.ids = candidates[int(losses.nan_to_num(math.inf).argmin())].clone()
+            best = int(losses.nan_to_num(math.inf).argmin())
+            if losses[best].isfinite():
+                self.ids = candidates[best].clone()
 
     def _candidates(self, slope: Float[Tensor, "N W"], number: int) -> Int64[Tensor, "C N"]:
         """Copies of the tokens with some swapped for steep ones, without those that do not last."""

@@ -52,10 +52,13 @@ class Roles:
 def assign_roles(config: ImageHijackConfig, behaviors: Sequence[Behavior]) -> Roles:
     """Split by a hash of seed and id, so that a behavior's neighbours do not move it.
 
+    Behaviors that differ only in their pictures are one: they are the same to one picture for all.
+
     Raises:
         MmcbError: too few behaviors for three parts, or no responses in the file.
     """
-    ordered = sorted(behaviors, key=lambda behavior: record_id(config.seed, "role", behavior.id))
+    distinct = {(one.prompt, one.target): one for one in reversed(behaviors)}.values()
+    ordered = sorted(distinct, key=lambda behavior: record_id(config.seed, "role", behavior.id))
     test, rest = _cut(ordered, config.test_share)
     if config.target == "responses" and config.responses is not None:
         texts = [Pair("", line) for line in read_responses(config.responses)]
@@ -63,13 +66,13 @@ def assign_roles(config: ImageHijackConfig, behaviors: Sequence[Behavior]) -> Ro
         share = config.validation_share
         validation, train = _cut(texts, share)
     else:
-        share = config.validation_share / max(1e-9, 1 - config.test_share)
-        chosen, made = _cut(rest, share)
-        empty = config.target == "responses"
-        validation, train = (
-            [Pair("" if empty else one.prompt, one.target) for one in part]
-            for part in (chosen, made)
-        )
+        pairs = [Pair(one.prompt, one.target) for one in rest]
+        if config.target == "responses":
+            # Without the requests two behaviors may aim at the same.
+            tested = {one.target for one in test}
+            pairs = [Pair("", text) for text in dict.fromkeys(one.target for one in pairs)]
+            pairs = [pair for pair in pairs if pair.target not in tested]
+        validation, train = _cut(pairs, config.validation_share / max(1e-9, 1 - config.test_share))
     if not train or not validation or not test:
         raise MmcbError(
             f"{len(behaviors)} behaviors are too few to train, validate and test one picture",
@@ -79,7 +82,7 @@ def assign_roles(config: ImageHijackConfig, behaviors: Sequence[Behavior]) -> Ro
 
 
 def read_responses(path: Path) -> list[str]:
-    """The lines of a text file that are not empty.
+    """The different lines of a text file that are not empty.
 
     Raises:
         MmcbError: there is no such file, or it has fewer than two lines.
@@ -90,7 +93,7 @@ def read_responses(path: Path) -> list[str]:
         raise MmcbError(
             f"--responses {path}: {error.strerror}", hint="give a text file, one response a line"
         ) from error
-    lines = [line.strip() for line in lines if line.strip()]
+    lines = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if len(lines) < 2:
         raise MmcbError(
             f"--responses {path} holds {len(lines)} responses",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 from PIL import Image
@@ -83,10 +82,17 @@ def prepare(
             targets.model, adapter=targets.adapter, device=config.device, dtype=config.dtype
         )
 
+    layers = rerouted_layers(targets.adapter, targets.model)
+    if config.objective == "adaptive" and targets.adapter is not None and not layers:
+        raise MmcbError(
+            f"{targets.adapter}: nothing there says which layers were rerouted",
+            hint="put the run's recipe.json beside it, or leave out --objective adaptive",
+        )
     # Pictures first, so that bad ones are told at once, unless their size is the model's affair.
     loaded = load() if config.frame == "model_input" else None
     subjects, skipped = prepare_subjects(
-        pairs if count is None else islice(pairs, count),
+        pairs,
+        count=count,
         folder=run.path / "images" / "clean",
         fit=_fitter(config, loaded),
     )
@@ -96,7 +102,6 @@ def prepare(
     run.note("skipped", [{"image": str(s.image), "reason": s.reason} for s in skipped])
     if skipped:
         _log.warning("%d images skipped; manifest.json names them", len(skipped))
-    layers = rerouted_layers(targets.adapter, targets.model)
     return make_bench(config, loaded, run.path, layers), subjects
 
 

@@ -101,6 +101,7 @@ def pair_with_images(
 def prepare_subjects(
     pairs: Iterable[tuple[Behavior, Path]],
     *,
+    count: int | None,
     folder: Path,
     fit: Callable[[Image.Image], Image.Image],
 ) -> tuple[list[Subject], list[Skipped]]:
@@ -108,6 +109,7 @@ def prepare_subjects(
 
     Args:
         pairs: behaviors with their source pictures.
+        count: stop after so many that can be opened; None: take all.
         folder: where the clean pictures are (made if missing).
         fit: brings a picture to the size it is attacked at, such as `scale_down`.
 
@@ -129,6 +131,8 @@ def prepare_subjects(
             skipped.append(Skipped(source, problem.reason))
             continue
         subjects.append(Subject(behavior, source, clean, size))
+        if len(subjects) == count:
+            break
     if not subjects:
         raise MmcbError(
             "none of the pictures can be opened"
