@@ -55,7 +55,7 @@ class SuiteConfig(Config):
     """Run only these attacks of the suite (default: all)."""
 
     num_behaviors: int | None = Field(default=None, ge=1)
-    """No attack takes more behaviors than this: for a quick look."""
+    """No attack takes more behaviors than this: for a quick look (a universal picture needs 4)."""
 
     jobs: int = Field(default=1, ge=1)
     """Attacks at once, each in a process of its own with its share of the cores."""

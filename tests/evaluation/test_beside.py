@@ -113,6 +113,9 @@ def test_what_is_of_other_weights_or_measured_twice_is_refused(tmp_path: Path) -
     other = lm_eval_run(tmp_path / "other", defended="mistral+b")
     with pytest.raises(MmcbError, match=r"defended model has other weights \(mistral\+b, not"):
         capability_of(other, weights=WEIGHTS)
+    # What runs the weights may differ.
+    elsewhere = {"base": "vllm:mistral@bfloat16", "defended": "vllm:mistral@bfloat16+a"}
+    assert "mmlu" in capability_of(one, weights=elsewhere)
     # A server does not tell its weights; a base alone has no defended column.
     served = lm_eval_run(tmp_path / "served", defended="server:mistral")
     assert "defended" in capability_of(served, weights=WEIGHTS)["mmlu"]

@@ -120,7 +120,7 @@ def test_cards_of_every_attack(page: Path) -> None:
     for title in ("Token search (GCG)", "Several turns", "Static test cases", "Translated request"):
         assert f" {title} " in text
     assert "in it" in text
-    assert "from cases.json, case 0" in text
+    assert "from cases, case 0" in text
     assert "3 turns" in text
     assert "base: loss 3.00 at the start, 0.004 optimised, 400 passes" in text
 

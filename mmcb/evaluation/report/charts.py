@@ -20,6 +20,9 @@ from mmcb.pages.charts import Chart
 from mmcb.pages.curves import Point
 from mmcb.pages.training_charts import training_charts
 
+_THIN = 16
+"""Attacks drawn one by one: more are a heavy page and a grey area."""
+
 _TRAINING_CHARTS = ("reroute", "retain", "cosine", "heldout")
 
 
@@ -85,9 +88,12 @@ def _curves(column: Column) -> Mapping[str, _Curves]:
 def _loss_chart(attack: str, column: Column, curves: _Curves, top: float, *, name: str) -> Chart:
     passes = [spent for _, spent in curves]
     mean = f", {sum(passes) / len(passes):.0f} passes each on average" if any(passes) else ""
-    note = f"{len(curves)} attacks (thin) and their median (thick){mean}"
+    thin = curves[:: -(-len(curves) // _THIN)]
+    some = "" if len(thin) == len(curves) else f"{len(thin)} of "
+    note = f"{some}{len(curves)} attacks (thin) and their median (thick){mean}"
     svg = plots.loss_chart(
         [points for points, _ in curves],
+        thin=[points for points, _ in thin],
         tone=column.tone,
         name=name,
         description=f"Loss of the {attack_title(attack)} on {column.label} over its steps: {note}",

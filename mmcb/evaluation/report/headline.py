@@ -90,10 +90,11 @@ def _strongest_run(runs: Mapping[str, Any]) -> str:
         return ""
     name, split = worst
     base, defended = (percent(runs[name][split][role]) for role in ("base", "defended"))
-    where = "harms it was trained on" if split == "train" else "harms never trained on"
+    where = "harms trained on" if split == "train" else "harms never trained on"
     return (
         f"The strongest of {len(runs)} attacks, {ASR_NAMES.get(name, name)}, succeeds on {base} "
-        f"of {where} before rerouting and on {defended} after it"
+        f"of {where} before rerouting and on {defended} after it "
+        f"(n\u00a0=\u00a0{runs[name][split]['defended']['n']})"
     )
 
 

@@ -62,7 +62,7 @@ def render_page(
         "warnings": _warnings(evaluations, several=several),
         "judge_words": words.judges(columns, judges),
         "agreement": [(e.name, e.results.get("agreement")) for e in evaluations],
-        "runs": [run_table(e.name, e.results.get("runs", {})) for e in evaluations],
+        "runs": [run_table(e.name, e.results) for e in evaluations],
         "checks": [(e.name, check) for e in evaluations for check in e.results.get("checks", [])],
         "contamination": [(e.name, contamination.rows(e.results)) for e in evaluations],
         "transfer_words": _transfer(evaluations, several=several),

@@ -18,13 +18,19 @@ _WIDE_RANGE = 30
 
 
 def loss_chart(
-    curves: Sequence[Sequence[Point]], *, tone: str, name: str, description: str, top: float
+    curves: Sequence[Sequence[Point]],
+    *,
+    thin: Sequence[Sequence[Point]],
+    tone: str,
+    name: str,
+    description: str,
+    top: float,
 ) -> Markup:
-    """Every attack's loss over its steps as a thin line, their median as a thick one."""
+    """The loss of some attacks over their steps as thin lines, the median of all as a thick one."""
     colour = _COLOURS[tone]
 
     def draw(axes: Any) -> None:
-        for points in curves:
+        for points in thin:
             xs, ys = np.array(points, dtype=float).T
             axes.plot(xs, ys, color=colour, linewidth=0.7, alpha=0.28)
         xs, median = median_curve(curves)
