@@ -5,6 +5,10 @@ rate a step, however steep it is: at a low rate the adapter cannot have turned a
 the first steps go at a rate of their own, which is measured and not given: how far along the first
 step's direction must the adapter go for the cosine to fall? Whatever falls behind its time all the
 same, on a model that is shaped otherwise, goes faster from step to step.
+
+No rate helps where the retain loss pulls back harder than the others push, as it soon does in a
+short run, whose retain weight rises fast. It is a length, in units of the hidden states, and they
+are angles: times the states' own length its weight compares with theirs. The start holds it there.
 """
 
 from __future__ import annotations
@@ -27,6 +31,10 @@ take aim anew, and move LoRA's A as well, mostly go further (docs/lab-log.md).""
 CATCH_UP = 1.5
 """Factor on the rate after a step whose cosine is behind its time."""
 
+MOST_PULL = 0.5
+"""Retain weight times the states' length, at most this share of the weights that push: with 1,
+random models leave at the last moment."""
+
 TO_SPARE = 3
 """Steps that the plan keeps in hand, and that pass before it is held against the cosine: the first
 has moved nothing yet."""
@@ -40,8 +48,8 @@ COARSE, FINE = 4.0, 2.0**0.25
 _log = get_logger(__name__)
 
 
-class LearningRates:
-    """The learning rate of each step: a function of the recipe's, the probe's and the rows."""
+class Starter:
+    """A step's learning rate and the limit of its retain weight: functions of probe and rows."""
 
     def __init__(
         self,
@@ -64,6 +72,7 @@ class LearningRates:
         """Whether the rate of the step to come hangs on the row of the one before."""
         self._taken = 0
         self._start_rate = 0.0
+        self._balance = math.inf
         rows = list(history)
         if self.starting:
             measured = float(rows[0]["learning_rate"]) if rows else probe() / self._steps
@@ -72,13 +81,21 @@ class LearningRates:
             self.saw(row)
 
     @property
-    def current(self) -> float:
-        """Learning rate of the step to come."""
+    def learning_rate(self) -> float:
+        """Of the step to come."""
         return self._start_rate if self.starting else self._rate
 
+    @property
+    def most_retain(self) -> float:
+        """Largest retain weight of the step to come. None has a limit but those of the start."""
+        return self._balance if self.starting else math.inf
+
     def saw(self, row: Mapping[str, Any]) -> None:
-        """Take note of a step's `reroute_cosine`."""
+        """Take note of a step's `reroute_cosine`, `frozen_norm` and weights."""
         self._taken += 1
+        if row["frozen_norm"] > 0:
+            push = row["reroute_weight"] + row["escape_weight"]
+            self._balance = MOST_PULL * push / row["frozen_norm"]
         if row["reroute_cosine"] < LEFT or self._taken >= self._steps:
             self.starting = False
         elif self._taken >= TO_SPARE and row["reroute_cosine"] > self._planned():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -17,6 +19,7 @@ from mmcb.training.objective import StepTotals, step_totals
 from mmcb.training.readout import Readout
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
+from mmcb.training.schedule import Weights
 from mmcb.training.sharding import no_sync, optimizer_for, whole
 
 if TYPE_CHECKING:
@@ -125,24 +128,32 @@ class Stepper:
             images=sum(example.image is not None for example in everything),
         )
 
-    def queue(self, step: int, prepared: Prepared, *, learning_rate: float) -> Queued:
+    def queue(
+        self,
+        step: int,
+        prepared: Prepared,
+        *,
+        learning_rate: float,
+        most_retain: float = math.inf,
+    ) -> Queued:
         """Queue one optimiser step; nothing here waits for the device.
 
         Args:
             step: its number.
             prepared: by `prepare`, for this step.
             learning_rate: of this step.
+            most_retain: its retain weight is this at most.
         """
-        accelerator, objective = self._accelerator, self.rerouter.objective
+        accelerator = self._accelerator
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        sums = self._accumulate(step, prepared)
+        sums = self._accumulate(step, prepared, most_retain=most_retain)
         norm = accelerator.clip_grad_norm_(self.parameters.values(), self._recipe.max_grad_norm)
         sums["grad_norm"] = whole(norm) / accelerator.num_processes
         readout = Readout(sums, accelerator=accelerator)
         self._update.step()
         self._update.zero_grad()
-        weights = objective.weights(step, micro=self._recipe.accumulation - 1)
+        weights = self._weights(step, self._recipe.accumulation - 1, most_retain)
         known = {
             "reroute_weight": weights.reroute,
             "retain_weight": weights.retain,
@@ -173,7 +184,13 @@ class Stepper:
         for name, parameter in self.parameters.items():
             parameter.copy_(at[name] if ways is None else at[name] + by * ways[name])
 
-    def _accumulate(self, step: int, prepared: Prepared) -> dict[str, Tensor]:
+    def _weights(self, step: int, micro: int, most_retain: float) -> Weights:
+        weights = self.rerouter.objective.weights(step, micro=micro)
+        return replace(weights, retain=min(weights.retain, most_retain))
+
+    def _accumulate(
+        self, step: int, prepared: Prepared, *, most_retain: float
+    ) -> dict[str, Tensor]:
         """Run the passes forward and backward; this process's sums of losses and monitors."""
         accelerator, rerouter = self._accelerator, self.rerouter
         rerouter.train()
@@ -183,7 +200,7 @@ class Stepper:
             hold = nullcontext() if last else no_sync(self._wrapped, accelerator=accelerator)
             noise = rerouter.noise.of(batch, seed=self._seed, step=step, device=accelerator.device)
             with hold, noise:
-                weights = rerouter.objective.weights(step, micro=micro)
+                weights = self._weights(step, micro, most_retain)
                 outputs = self._wrapped(batch.to(accelerator.device), weights, prepared.totals)
                 # A sum over batches and processes, of which the processes will take the mean.
                 accelerator.backward(outputs["loss"] * accelerator.num_processes)

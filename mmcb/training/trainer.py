@@ -22,7 +22,7 @@ from mmcb.training.processes import from_main
 from mmcb.training.recipes import Recipe
 from mmcb.training.reroute import Rerouter
 from mmcb.training.sharding import parallel, place, whole
-from mmcb.training.start import LearningRates, find_size
+from mmcb.training.start import Starter, find_size
 from mmcb.training.stepper import Queued, Stepper
 from mmcb.training.stopping import Stopper
 from mmcb.training.validation import Validator
@@ -136,7 +136,7 @@ class Trainer:
                 finite, or the run has gone wrong (`Health`).
         """
         done = load_checkpoint(checkpoint, **self._state)
-        rates = LearningRates(self.recipe, probe=self._probe, history=history)
+        starter = Starter(self.recipe, probe=self._probe, history=history)
         stopper = Stopper(enabled=self.recipe.stop_early, history=history)
         total = self.recipe.steps
         steps = range(done + 1, done if stopper.done else total + 1)
@@ -145,18 +145,25 @@ class Trainer:
         began = time.perf_counter()
         with progress(total, "training", initial=done) as bar:
             for step in steps:
-                queued.append(self.stepper.queue(step, next(prepared), learning_rate=rates.current))
+                queued.append(
+                    self.stepper.queue(
+                        step,
+                        next(prepared),
+                        learning_rate=starter.learning_rate,
+                        most_retain=starter.most_retain,
+                    )
+                )
                 validated = bool(every.validate) and (step == total or step % every.validate == 0)
                 saved = step == total or step % every.checkpoint == 0
                 # One step stays queued, so that the device is at work while its figures are read;
                 # where something hangs on a step, its own figures come first.
-                awaited = validated or saved or rates.starting or self.recipe.stop_early
+                awaited = validated or saved or starter.starting or self.recipe.stop_early
                 while len(queued) > (0 if awaited else 1):
                     first = queued.pop(0)
                     row = first.row()
                     arrived = first.readout.arrived_at
                     row["seconds"], began = arrived - began, arrived
-                    rates.saw(row)
+                    starter.saw(row)
                     stopper.saw(row)
                     if every.validate and (stopper.done or (validated and not queued)):
                         row |= self.validate()

@@ -1,5 +1,6 @@
 """The measured start: off the saddle within its steps, whatever the learning rate."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from mmcb.training import trainer as trainer_module
 from mmcb.training.config import TrainingConfig
 from mmcb.training.recipes import Recipe, resolve_recipe
 from mmcb.training.run import train
-from mmcb.training.start import FINE, LEFT, PROBE_COSINE, LearningRates, find_size
+from mmcb.training.start import FINE, LEFT, MOST_PULL, PROBE_COSINE, Starter, find_size
 from mmcb.training.trainer import read_metrics
 from tests.training.helpers import KINDS, tiny_config
 
 
 def _row(cosine: float, rate: float = 0.01) -> dict[str, float]:
-    return {"reroute_cosine": cosine, "learning_rate": rate}
+    return {
+        "reroute_cosine": cosine, "learning_rate": rate, "frozen_norm": 20.0,
+        "reroute_weight": 6.0, "escape_weight": 4.0,
+    }  # fmt: skip
 
 
 def _recipe(learning_rate: float, start_steps: int) -> Recipe:
@@ -46,42 +50,52 @@ def test_a_direction_that_leads_nowhere_is_told() -> None:
 
 
 def test_the_start_ends_once_the_cosine_is_low_or_its_steps_are_over() -> None:
-    rates = LearningRates(_recipe(1e-4, 3), probe=lambda: 0.03)
-    assert rates.current == pytest.approx(0.01)
-    rates.saw(_row(0.9))
-    assert rates.current == pytest.approx(0.01)
-    rates.saw(_row(LEFT - 0.01))
-    assert rates.current == 1e-4
-    rates.saw(_row(0.99))
-    assert rates.current == 1e-4  # it does not begin again
-    rates = LearningRates(_recipe(1e-4, 3), probe=lambda: 0.03)
+    starter = Starter(_recipe(1e-4, 3), probe=lambda: 0.03)
+    assert starter.learning_rate == pytest.approx(0.01)
+    starter.saw(_row(0.9))
+    assert starter.learning_rate == pytest.approx(0.01)
+    starter.saw(_row(LEFT - 0.01))
+    assert starter.learning_rate == 1e-4
+    starter.saw(_row(0.99))
+    assert starter.learning_rate == 1e-4  # it does not begin again
+    starter = Starter(_recipe(1e-4, 3), probe=lambda: 0.03)
     for _ in range(3):
-        assert rates.current == pytest.approx(0.01)
-        rates.saw(_row(0.99))
-    assert rates.current == 1e-4
+        assert starter.learning_rate == pytest.approx(0.01)
+        starter.saw(_row(0.99))
+    assert starter.learning_rate == 1e-4
 
 
 def test_what_falls_behind_goes_faster() -> None:
-    rates = LearningRates(_recipe(1e-4, 10), probe=lambda: 0.1)
+    starter = Starter(_recipe(1e-4, 10), probe=lambda: 0.1)
     for cosine in (1.0, 0.999, 0.95):  # the third step is in time
-        rates.saw(_row(cosine))
-    assert rates.current == pytest.approx(0.01)
-    rates.saw(_row(0.95))
-    assert rates.current == pytest.approx(0.015)
-    rates.saw(_row(0.6))
-    assert rates.current == pytest.approx(0.015)
+        starter.saw(_row(cosine))
+    assert starter.learning_rate == pytest.approx(0.01)
+    starter.saw(_row(0.95))
+    assert starter.learning_rate == pytest.approx(0.015)
+    starter.saw(_row(0.6))
+    assert starter.learning_rate == pytest.approx(0.015)
+
+
+def test_the_retain_weight_is_held_to_what_pushes_until_the_start_is_over() -> None:
+    starter = Starter(_recipe(1e-4, 10), probe=lambda: 0.1)
+    assert starter.most_retain == math.inf  # step 1 moves nothing that it could hold
+    starter.saw(_row(0.99))
+    assert starter.most_retain == pytest.approx(MOST_PULL * (6 + 4) / 20)
+    starter.saw(_row(LEFT - 0.01))
+    assert starter.most_retain == math.inf
+    assert Starter(_recipe(1e-4, 0), probe=_never, history=[_row(0.9)]).most_retain == math.inf
 
 
 def test_it_never_goes_slower_than_asked_and_without_it_nothing_is_probed() -> None:
-    assert LearningRates(_recipe(1.0, 3), probe=lambda: 0.03).current == 1.0
-    assert LearningRates(_recipe(1e-4, 0), probe=_never).current == 1e-4
+    assert Starter(_recipe(1.0, 3), probe=lambda: 0.03).learning_rate == 1.0
+    assert Starter(_recipe(1e-4, 0), probe=_never).learning_rate == 1e-4
 
 
 def test_a_run_that_goes_on_knows_the_rate_from_its_rows() -> None:
-    rates = LearningRates(_recipe(1e-4, 3), probe=_never, history=[_row(0.9), _row(0.8)])
-    assert rates.current == 0.01
-    rates.saw(_row(0.7))
-    assert rates.current == 1e-4
+    starter = Starter(_recipe(1e-4, 3), probe=_never, history=[_row(0.9), _row(0.8)])
+    assert starter.learning_rate == 0.01
+    starter.saw(_row(0.7))
+    assert starter.learning_rate == 1e-4
 
 
 @pytest.fixture
@@ -89,7 +103,7 @@ def config(model_folders: dict[str, Path], data_folder: Path, tmp_path: Path) ->
     return tiny_config(
         model=str(model_folders["llm"]), data=data_folder, out=tmp_path / "run", start_steps=10,
         steps=10, learning_rate=1e-5, lora_layers=(0, 3), mask="completion", validate_every=0,
-        retain_weight=5.0, embedding_noise=0.0,
+        retain_weight=10.0, embedding_noise=0.0,
     )  # fmt: skip
 
 
@@ -102,10 +116,15 @@ def test_it_leaves_the_saddle_within_ten_steps_at_any_rate(
     rows = read_metrics(train(config.model_copy(update=changes)))
     cosines = [row["reroute_cosine"] for row in rows]
     assert cosines[0] > 0.999
-    assert min(cosines) < LEFT
+    assert min(cosines[:9]) < LEFT  # and a step to spare
     left = next(i for i, cosine in enumerate(cosines) if cosine < LEFT)
     assert all(row["learning_rate"] > 1e-3 for row in rows[: left + 1])
     assert all(row["learning_rate"] == learning_rate for row in rows[left + 1 :])
+    # The schedule's own weight is far above what such states can be pushed against.
+    for before, row in itertools.pairwise(rows[: left + 1]):
+        push = before["reroute_weight"] + before["escape_weight"]
+        assert row["retain_weight"] <= MOST_PULL * push / before["frozen_norm"] * (1 + 1e-9)
+    assert rows[-1]["retain_weight"] == 5.0
 
 
 def test_a_start_that_was_cut_short_goes_on_as_it_would_have(
