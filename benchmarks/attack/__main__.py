@@ -143,11 +143,6 @@ def _ours(
     )
 
 
-def _step_all(loops: Sequence[PlainLoop]) -> None:
-    for loop in loops:
-        loop.step()
-
-
 def _measure(
     config: BenchmarkConfig,
     ours_model: LoadedModel,

@@ -32,9 +32,12 @@ def put_adapter(model: Any, folder: Path) -> Any:
         if trained_on not in (None, loaded_now):
             raise ValueError(f"it was trained on a {trained_on}, and this is a {loaded_now}")
         wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+        # Whether to save embeddings too is what PEFT would ask the hub, by name; with the model's
+        # own names beside its answer it need not.
+        places = {*get_peft_model_state_dict(wrapped, save_embedding_layers=False)}
         with safe_open(folder / WEIGHTS_FILE, framework="pt") as file:
             # PEFT passes over weights for which the model has no place.
-            homeless = sorted({*file.keys()} - {*get_peft_model_state_dict(wrapped)})
+            homeless = sorted({*file.keys()} - places - {*wrapped.state_dict()})
         if homeless:
             raise ValueError(f"there is no place for {homeless[0]}")
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
