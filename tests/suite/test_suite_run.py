@@ -177,7 +177,7 @@ def _check_results(out: Path, results: dict[str, object]) -> None:
     assert "Attack by attack" in page
     assert "Are the attacks strong enough?" in page
     assert '<th scope="row">best-of-n: direct<br>' in page
-    assert '<th scope="row">adaptive</th>' in page
+    assert '<th scope="row">adaptive<br>' in page
     attempts = list(read_records(out / "evaluation/attempts.jsonl", Attempt))
     hijacks = {a.settings.get("run") for a in attempts if a.attack == "image_hijack"}
     assert hijacks == {"pgd", "adaptive", "transfer"}
