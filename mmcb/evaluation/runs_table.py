@@ -68,7 +68,8 @@ def runs_markdown(results: Mapping[str, Any]) -> str:
 def _counted(cell: Mapping[str, Any] | None) -> str:
     if cell is None or cell["value"] is None:
         return "-"
-    count = round(cell["value"] * cell["n"])
+    # A behavior with several attempts counts by its share of them.
+    count = f"{cell['value'] * cell['n']:.1f}".removesuffix(".0")
     return f"{count} of {cell['n']} ({cell['low']:.2f} to {cell['high']:.2f})"
 
 
