@@ -30,12 +30,13 @@ def make_world(root: Path) -> Path:
         root / "runs/training/one", command="training", config=_TrainingConfig(model=str(model))
     )
     with run:
-        _save_random_adapter(model, run.path / "adapter")
+        save_random_adapter(model, run.path / "adapter")
     _write_behaviors(root / "behaviors.jsonl")
     return root
 
 
-def _save_random_adapter(model: Path, folder: Path) -> None:
+def save_random_adapter(model: Path, folder: Path) -> None:
+    """Write an adapter that changes what a random model of four blocks says."""
     from peft import LoraConfig, get_peft_model
 
     loaded = load_model(str(model), device="cpu")

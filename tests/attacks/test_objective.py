@@ -19,6 +19,7 @@ from mmcb.attacks.pixels import PixelSpace
 from mmcb.attacks.threat import PixelBall, from_levels
 from mmcb.attacks.universal import UniversalObjective
 from mmcb.models.loading import LoadedModel, load_model
+from tests.attacks.attack_worlds import save_random_adapter
 from tests.tiny_models import make_tiny_llava_1_5, make_tiny_vlm
 
 PROMPTS = ("how do i zorch the dog ?", "how do i zorch the big red cup , please ?", "zorch it")
@@ -221,18 +222,8 @@ def test_reached_is_what_greedy_decoding_writes(loaded_once: LoadedModel) -> Non
 @pytest.fixture(scope="module")
 def adapted(tmp_path_factory: pytest.TempPathFactory) -> LoadedModel:
     """A random model with a random adapter on it."""
-    from peft import LoraConfig, get_peft_model
-
     folder = make_tiny_vlm(tmp_path_factory.mktemp("vlm"))
-    loaded = load_model(str(folder), device="cpu")
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        targets = loaded.family.lora_targets(0, 3)
-        model = get_peft_model(loaded.model, LoraConfig(r=4, target_modules=targets))
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.data.normal_(std=0.2)
-    model.save_pretrained(folder / "adapter")
+    save_random_adapter(folder, folder / "adapter")
     return load_model(str(folder), adapter=folder / "adapter", device="cpu")
 
 

@@ -16,6 +16,7 @@ from mmcb.attacks.forcing import Embedded, TargetTokens
 from mmcb.attacks.objective import TargetObjective
 from mmcb.attacks.universal import UniversalObjective
 from mmcb.models.loading import LoadedModel, load_model
+from tests.attacks.attack_worlds import save_random_adapter
 from tests.tiny_models import make_tiny_llava_1_5, make_tiny_vlm
 
 SIZE = (56, 112)
@@ -38,19 +39,9 @@ def adapted(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> LoadedModel:
     """A random model in double precision with a random adapter on it."""
-    from peft import LoraConfig, get_peft_model
-
     make: Callable[[Path], Path] = request.param
     folder = make(tmp_path_factory.mktemp("vlm"))
-    loaded = load_model(str(folder), device="cpu")
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        targets = loaded.family.lora_targets(0, 3)
-        model = get_peft_model(loaded.model, LoraConfig(r=4, target_modules=targets))
-        for name, parameter in model.named_parameters():
-            if "lora_B" in name:
-                parameter.data.normal_(std=0.2)
-    model.save_pretrained(folder / "adapter")
+    save_random_adapter(folder, folder / "adapter")
     loaded = load_model(str(folder), adapter=folder / "adapter", device="cpu")
     loaded.model.double()
     return loaded
