@@ -57,6 +57,7 @@ class Ledger:
     Args:
         bar: shows the progress.
         done: ids of the attempts that are written.
+        curved: ids of the curves that are written.
         wanted: attacks of the whole run.
         finished: those of them whose attempts are all written.
         attempts: writes the attempts.
@@ -65,6 +66,7 @@ class Ledger:
 
     bar: ProgressBar
     done: set[str]
+    curved: set[str]
     wanted: int
     finished: int
     attempts: RecordWriter
@@ -87,9 +89,9 @@ class Ledger:
         self, attempts: Sequence[Attempt], curves: Sequence[LossCurve], *, state: Path
     ) -> None:
         """Add finished attacks, a curve each; the state that they came from is thrown away."""
-        known = existing_ids(self.curves.path)
-        self.curves.write(one for one in curves if one.id not in known)
+        self.curves.write(one for one in curves if one.id not in self.curved)
         self.attempts.write(one for one in attempts if one.id not in self.done)
+        self.curved.update(one.id for one in curves)
         self.done.update(one.id for one in attempts)
         self.finished += len(curves)
         state.unlink(missing_ok=True)
@@ -111,13 +113,13 @@ def open_ledger(
         each: evaluations of an attack.
         title: of the progress bar.
     """
-    done = existing_ids(run / "attempts.jsonl")
+    done, curved = (existing_ids(run / name) for name in ("attempts.jsonl", "curves.jsonl"))
     finished = sum(done.issuperset(ids) for ids in attacks)
     with (
         RecordWriter(run / "attempts.jsonl", Attempt) as attempts,
         RecordWriter(run / "curves.jsonl", LossCurve) as curves,
         progress(len(attacks) * each, title, initial=finished * each) as bar,
     ):
-        yield Ledger(bar, done, len(attacks), finished, attempts, curves)
+        yield Ledger(bar, done, curved, len(attacks), finished, attempts, curves)
     # With it go states that no batch asked for any more, after a change of --batch-size.
     shutil.rmtree(run / "state", ignore_errors=True)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from mmcb.errors import MmcbError
@@ -49,7 +50,7 @@ def run_stages(stages: Sequence[Stage], *, jobs: int, logs: Path, note: Note) ->
     if jobs == 1 or len(stages) < 2:
         for number, stage in enumerate(stages, start=1):
             _log.info("== %d/%d %s", number, len(stages), stage.name)
-            timed(stage.name, lambda stage=stage: stage.command.run(stage.config), note)  # type: ignore[misc]
+            timed(stage.name, partial(stage.command.run, stage.config), note)
         return
     logs.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or jobs) // jobs)
@@ -92,9 +93,8 @@ def _apart(stage: Stage, threads: int, log: Path) -> Seconds:
     torch.set_num_threads(threads)
     found: list[Seconds] = []
     try:
-        timed(
-            stage.name, lambda: stage.command.run(stage.config), lambda _, took: found.append(took)
-        )
+        work = partial(stage.command.run, stage.config)
+        timed(stage.name, work, lambda _, took: found.append(took))
     except MmcbError as error:
         # The file alone would have it.
         raise MmcbError(f"{stage.name}: {error.message}", hint=error.hint) from None
